@@ -1,0 +1,48 @@
+"""vlgen: medical images from words.
+
+import vlgen
+backbone = vlgen.load()
+images = vlgen.generate(backbone, "PA chest radiograph. Small left pleural effusion.", seeds=range(4))
+vlgen.write(images, "out")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlgen.backbone import Backbone, load
+    from vlgen.dataset import Dataset
+    from vlgen.generate import generate
+    from vlgen.images import Images, info, write
+    from vlgen.modality import MODALITIES, Modality
+    from vlgen.pretrain import Recipe, pretrain
+    from vlgen.report import Report
+
+__version__ = "0.1.0"
+
+# Every public name and its module. They are imported when first used, so that `import vlgen` costs nothing.
+_HOME = {
+    "Backbone": "backbone",
+    "Dataset": "dataset",
+    "Images": "images",
+    "MODALITIES": "modality",
+    "Modality": "modality",
+    "Recipe": "pretrain",
+    "Report": "report",
+    "generate": "generate",
+    "info": "images",
+    "load": "backbone",
+    "pretrain": "pretrain",
+    "write": "images",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'vlgen' has no attribute {name!r}")
+    value = getattr(import_module(f"vlgen.{_HOME[name]}"), name)
+    globals()[name] = value  # the function, also where a module of the same name was just imported
+    return value

@@ -1,0 +1,1 @@
+"""Small functions on tensors or feature matrices: how close, how real."""

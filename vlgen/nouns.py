@@ -1,0 +1,109 @@
+"""The words for composing: titles of studies, nouns of findings, and what a normal study says."""
+
+from __future__ import annotations
+
+# (modality, body) -> titles; the first is the plain one.
+STUDIES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("cxr", ""): ("chest radiograph", "chest radiograph", "chest x-ray", "chest X-ray", "CXR", "chest film", "radiograph of the chest",
+                  "chest xray", "x-ray of the chest"),
+    ("ct", "chest"): ("chest CT", "chest CT", "CT of the chest", "CT chest", "thoracic CT", "CT scan of the chest",
+                      "computed tomography of the chest"),
+    ("ct", "brain"): ("head CT", "CT of the head", "CT head", "brain CT"),
+    ("ct", ""): ("CT", "CT scan", "computed tomography"),
+    ("mri", "brain"): ("brain MRI", "brain MRI", "MRI of the brain", "MRI brain", "cranial MRI", "magnetic resonance image of the brain",
+                       "brain MR"),
+    ("mri", ""): ("MRI", "MR", "magnetic resonance imaging"),
+    ("us", "breast"): ("breast ultrasound", "breast ultrasound", "ultrasound of the breast", "breast sonogram", "breast US",
+                       "breast sonography", "US of the breast"),
+    ("us", ""): ("ultrasound", "sonogram"),
+    ("pet", ""): ("PET", "FDG PET", "PET scan"),
+}  # fmt: skip
+
+# (finding, kind) -> nouns; "~" before a noun that takes an article.
+NOUNS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("pleural effusion", ""): ("~pleural effusion", "~pleural effusion", "~effusion", "pleural fluid"),
+    ("pneumothorax", ""): ("~pneumothorax",),
+    ("atelectasis", ""): ("atelectasis", "atelectasis", "atelectatic change"),
+    ("consolidation", ""): ("consolidation", "consolidation", "airspace consolidation", "airspace disease"),
+    ("infiltration", ""): ("infiltration", "~infiltrate", "~pulmonary infiltrate", "infiltrates"),
+    ("opacity", ""): ("~opacity", "opacification"),
+    ("pneumonia", ""): ("pneumonia", "pneumonia", "pneumonia", "pneumonic infiltrates"),
+    ("pneumonia", "bacterial"): ("bacterial pneumonia", "bacterial pneumonia", "pneumonia, bacterial", "pneumonia of bacterial origin"),
+    ("pneumonia", "viral"): ("viral pneumonia", "viral pneumonia", "viral pneumonitis", "pneumonia of viral origin"),
+    ("pneumonia", "covid-19"): ("COVID-19 pneumonia", "COVID-19 pneumonia", "COVID pneumonia", "SARS-CoV-2 pneumonia",
+                                "pneumonia due to COVID-19", "COVID-19"),
+    ("pneumonia", "pneumocystis"): ("pneumocystis pneumonia", "Pneumocystis jirovecii pneumonia"),
+    ("edema", ""): ("edema", "pulmonary edema", "pulmonary edema"),
+    ("congestion", ""): ("pulmonary vascular congestion", "vascular congestion"),
+    ("cardiomegaly", ""): ("cardiomegaly", "cardiomegaly", "~enlarged heart", "cardiac enlargement", "~enlarged cardiac silhouette"),
+    ("nodule", ""): ("~nodule", "~nodule", "~pulmonary nodule"),
+    ("mass", ""): ("~mass", "~mass lesion"),
+    ("mass", "benign"): ("~benign mass", "~benign mass", "~benign mass lesion"),
+    ("mass", "malignant"): ("~malignant mass", "~malignant mass", "~malignant mass lesion"),
+    ("pleural thickening", ""): ("pleural thickening", "pleural thickening", "thickening of the pleura"),
+    ("emphysema", ""): ("emphysema", "emphysema", "emphysematous change"),
+    ("fibrosis", ""): ("fibrosis", "pulmonary fibrosis", "fibrotic change"),
+    ("hernia", ""): ("~hernia",),
+    ("hernia", "hiatal"): ("~hiatal hernia", "~hiatus hernia"),
+    ("ARDS", ""): ("ARDS", "acute respiratory distress syndrome"),
+    ("granuloma", ""): ("~granuloma", "~calcified granuloma"),
+    ("fracture", ""): ("~fracture", "~rib fracture"),
+    ("scoliosis", ""): ("scoliosis",),
+    ("tuberculosis", ""): ("tuberculosis",),
+    ("endotracheal tube", ""): ("~endotracheal tube", "~ET tube"),
+    ("catheter", ""): ("~catheter", "~central venous catheter"),
+    ("pacemaker", ""): ("~pacemaker",),
+    ("bulla", ""): ("~bulla",),
+    ("cavity", ""): ("~cavity", "~cavitary lesion"),
+    ("glioma", ""): ("~glioma", "~glioma", "~glial tumor"),
+    ("meningioma", ""): ("~meningioma", "~meningioma", "~meningeal tumor"),
+    ("pituitary tumor", ""): ("~pituitary tumor", "~pituitary tumor", "~pituitary adenoma", "~tumor of the pituitary"),
+    ("tumor", ""): ("~tumor", "~brain tumor", "~neoplasm", "~intracranial tumor"),
+    ("aneurysm", ""): ("~aneurysm",),
+    ("pericardial effusion", ""): ("~pericardial effusion",),
+}  # fmt: skip
+
+# Findings that have a size rather than a degree.
+SIZED = frozenset(
+    "pleural effusion|pneumothorax|mass|nodule|hernia|opacity|glioma|meningioma|pituitary tumor|tumor|cavity|bulla|granuloma"
+    "|pericardial effusion|aneurysm".split("|")
+)
+
+PRESENT_CLAUSES: dict[str, tuple[str, ...]] = {
+    "cardiomegaly": ("The heart is {how}enlarged.", "Heart size is {how}enlarged.", "The cardiac silhouette is {how}enlarged.",
+                     "{how}enlarged heart."),
+    "hyperinflation": ("The lungs are {how}hyperinflated.",),
+    "low lung volumes": ("Lung volumes are low.", "Low lung volumes."),
+    "endotracheal tube": ("The patient is intubated.", "Endotracheal tube in place."),
+}  # fmt: skip
+ABSENT_CLAUSES: dict[str, tuple[str, ...]] = {
+    "cardiomegaly": ("Heart size is normal.", "The heart is normal in size.", "The heart is not enlarged.",
+                     "The cardiac silhouette is within normal limits."),
+    "consolidation": ("No focal consolidation.", "No airspace consolidation."),
+    "fracture": ("Osseous structures are intact.", "No acute fracture."),
+    "pleural effusion": ("The pleural spaces are clear.", "Costophrenic angles are sharp."),
+}  # fmt: skip
+
+# What may be denied where a study is normal.
+NEGATIVES: dict[str, tuple[str, ...]] = {
+    "cxr": ("pneumothorax", "pleural effusion", "consolidation", "pneumonia", "edema", "cardiomegaly", "nodule", "mass", "atelectasis",
+            "infiltration", "fracture"),
+    "ct": ("pneumothorax", "pleural effusion", "consolidation", "pneumonia", "nodule", "mass"),
+    "mri": ("glioma", "meningioma", "pituitary tumor", "tumor"),
+    "us": ("mass",),
+}  # fmt: skip
+
+NORMAL: dict[str, tuple[str, ...]] = {
+    "cxr": ("No acute cardiopulmonary abnormality.", "Lungs are clear.", "Normal chest.", "No acute finding.", "No acute findings.",
+            "The lungs are clear.", "Normal chest radiograph.", "No acute cardiopulmonary disease.", "Unremarkable chest.",
+            "No active disease.", "Normal study.", "No acute disease.", "No finding.", "No acute cardiopulmonary process.",
+            "The chest is normal.", "Heart size is normal and the lungs are clear.", "No radiographic evidence of disease.",
+            "Both lungs are clear.", "No significant abnormality."),
+    "ct": ("No acute abnormality.", "Normal chest CT.", "No significant abnormality.", "The lungs are clear.", "Normal study."),
+    "mri": ("No tumor.", "No tumor.", "Normal brain MRI.", "No intracranial mass.", "No mass lesion.", "Normal study.",
+            "No intracranial tumor.", "No tumor is seen.", "No abnormality.", "Negative for tumor.", "No evidence of tumor.",
+            "Unremarkable study.", "No brain tumor."),
+    "us": ("No mass.", "No mass.", "Normal breast ultrasound.", "Normal breast.", "No breast mass.", "No mass is seen.",
+           "No suspicious mass.", "No abnormality.", "Negative for mass.", "Normal study.", "No evidence of a mass."),
+    "": ("No acute abnormality.", "Normal study.", "No significant abnormality.", "Unremarkable study."),
+}  # fmt: skip

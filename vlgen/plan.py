@@ -1,0 +1,240 @@
+"""Plan: what a call for images will do, resolved and checked before anything is computed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vlgen import __version__
+from vlgen.backbone import Backbone
+from vlgen.findings import VOCABULARY
+from vlgen.kernels import Kernel, kernel
+from vlgen.modality import MODALITIES, Modality, modality
+from vlgen.report import Report
+from vlgen.schedules import schedule
+from vlgen.solvers import Solver, check_kernel, solver
+from vlgen.text import Tokens
+
+LONGEST = 20_000  # characters: ten times a long report; beyond it is a file given by mistake
+MOST = 10_000  # images of one call
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call will do, with everything resolved, before anything is computed.
+
+    nfe    network evaluations per image, both halves of guidance counted
+    notes  what the user should know: a kernel the weights do not know, a modality that was assumed, tokens dropped
+    """
+
+    report: str
+    prompt: str
+    tokens: Tokens
+    modality: Modality
+    negative: str
+    kernel: Kernel
+    solver: Solver
+    schedule: str
+    steps: int
+    guidance_scale: float
+    guidance_interval: tuple[float, float]
+    guidance_rescale: float
+    sigmas: Tensor
+    seeds: tuple[int, ...]
+    exact: bool
+    model: str
+    adapters: Mapping[str, float]
+    device: str
+    notes: tuple[str, ...]
+
+    @property
+    def nfe(self) -> int:
+        if self.guidance_scale == 1:
+            return self.solver.nfe(self.steps)
+        lo, hi = self.guidance_interval
+        inside = [lo <= float(sigma) <= hi for sigma in self.sigmas[:-1]]
+        last = 0.0 if self.solver.evaluations == 1 else 1.0  # a second evaluation sits at the next level
+        twice = sum(inside) + (sum(inside[1:]) if last else 0)
+        return self.solver.nfe(self.steps) + twice
+
+    def line(self) -> str:
+        """The plan in one line."""
+        adapters = " + ".join(f"{name}:{scale:g}" for name, scale in self.adapters.items()) or "none"
+        return (
+            f"model {self.model} | adapter {adapters} | kernel {self.kernel.name} | solver {self.solver.name} | "
+            f"steps {self.steps} | nfe {self.nfe} | guidance {self.guidance_scale:g} | seeds {ranges(self.seeds)} | "
+            f"device {self.device}"
+        )
+
+    def record(self) -> dict[str, object]:
+        """The plan for a machine to read; the report by its sha256."""
+        return {
+            "model": self.model,
+            "adapters": dict(self.adapters),
+            "kernel": self.kernel.name,
+            "solver": self.solver.name,
+            "schedule": self.schedule,
+            "steps": self.steps,
+            "nfe": self.nfe,
+            "guidance_scale": self.guidance_scale,
+            "seeds": list(self.seeds),
+            "device": self.device,
+            "modality": self.modality.name,
+            "report_sha256": digest(self.report),
+            "tokens": {"kept": self.tokens.kept, "dropped": self.tokens.dropped, "chunks": len(self.tokens.chunks)},
+            "notes": list(self.notes),
+        }
+
+    def provenance(self, backbone: Backbone, seed: int) -> dict[str, object]:
+        """What a file will say of how it was made; reports by their sha256 beside the text, which writers leave out."""
+        return {
+            "software": f"vlgen {__version__}",
+            "model": self.model,
+            "model_fingerprint": backbone.fingerprint,
+            "adapters": dict(self.adapters),
+            "kernel": self.kernel.name,
+            "solver": self.solver.name,
+            "schedule": self.schedule,
+            "steps": self.steps,
+            "nfe": self.nfe,
+            "guidance_scale": self.guidance_scale,
+            "guidance_interval": [v if math.isfinite(v) else None for v in self.guidance_interval],
+            "guidance_rescale": self.guidance_rescale,
+            "seed": seed,
+            "exact": self.exact,
+            "report": self.report,
+            "report_sha256": digest(self.report),
+            "negative": self.negative,
+            "negative_sha256": digest(self.negative),
+        }
+
+
+def plan(
+    backbone: Backbone,
+    report: str,
+    *,
+    seeds: Iterable[int] = range(4),
+    steps: int | None = None,
+    solver_name: str | None = None,
+    schedule_name: str | None = None,
+    kernel_name: str = "gaussian",
+    guidance_scale: float | None = None,
+    negative: str = "",
+    exact: bool = False,
+) -> Plan:
+    """Resolve a call: what is not given comes from the model's own defaults.
+
+    Raises ValueError in one sentence for whatever cannot be done.
+    """
+    own = {"solver": "dpmpp_2m", "schedule": "karras", "steps": 25, "guidance_scale": 5.0, "guidance_rescale": 0.0}
+    own |= dict(backbone.defaults)
+    steps = _count(own["steps"] if steps is None else steps)
+    scale = float(own["guidance_scale"] if guidance_scale is None else guidance_scale)
+    if not (math.isfinite(scale) and 0 <= scale <= 100):
+        raise ValueError(f"guidance scale {scale} was given: use 0 to 100, where 1 is no guidance")
+    chosen, noise = solver(str(solver_name or own["solver"])), kernel(kernel_name)
+    check_kernel(chosen, noise)
+    text = _text(report, "report")
+    read, notes = Report.parse(text), []
+    kind, prompt = _modality(read, backbone, notes)
+    tokens = backbone.tokens(prompt)
+    if tokens.dropped:
+        notes.append(f"the report is longer than the encoder: {tokens.dropped} tokens at its end were dropped")
+    foreign = sum(not c.isascii() and c.isalpha() for c in text)
+    if foreign:
+        notes.append(f"{foreign} letters are not English: the model was trained on English reports alone")
+    if noise.D != kernel(backbone.kernel).D:
+        notes.append(
+            f"kernel {noise.name}, but these weights were trained under {backbone.kernel}: expect random contrast "
+            f"(spread about {100 / math.sqrt(2 * min(noise.D, kernel(backbone.kernel).D)):.0f} %), not PFGM++"
+        )
+    table = backbone.sigmas
+    lo, hi = float(own.get("sigma_min", table[0])), float(own.get("sigma_max", table[-1]))
+    name = str(schedule_name or own["schedule"])
+    band = own.get("guidance_interval", (0.0, math.inf))
+    return Plan(
+        report=text,
+        prompt=prompt,
+        tokens=tokens,
+        modality=kind,
+        negative=_text(negative, "negative text") if negative else "",
+        kernel=noise,
+        solver=chosen,
+        schedule=name,
+        steps=steps,
+        guidance_scale=scale,
+        guidance_interval=(float(band[0]), float(band[1])),
+        guidance_rescale=float(own["guidance_rescale"]),
+        sigmas=schedule(name, steps, lo, hi, table),
+        seeds=_seeds(seeds),
+        exact=exact,
+        model=backbone.name,
+        adapters=dict(backbone.adapters),
+        device=str(backbone.device),
+        notes=tuple(notes),
+    )
+
+
+def ranges(seeds: Sequence[int]) -> str:
+    """Seeds as people write them: 0-3,7."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and seed == parts[-1][-1] + 1:
+            parts[-1].append(seed)
+        else:
+            parts.append([seed])
+    return ",".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
+
+
+def digest(text: str) -> str:
+    """The sha256 of a text, as files carry it in place of the text."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def _modality(report: Report, backbone: Backbone, notes: list[str]) -> tuple[Modality, str]:
+    """The modality of a report, and its prompt: where the report names none, that of its findings."""
+    known = [str(name) for name in backbone.card.get("modalities", MODALITIES)]
+    prompt = report.prompt()
+    if report.modality:
+        if report.modality not in known:
+            raise ValueError(
+                f"the report asks for {MODALITIES[report.modality].title}, but model {backbone.name} makes "
+                f"{', '.join(MODALITIES[name].title for name in known)}: change the text or the model"
+            )
+        return modality(report.modality), prompt
+    likely = [name for f in report.findings for name in VOCABULARY[f.name].modalities if name in known]
+    kind = modality(likely[0] if likely else known[0])
+    notes.append(f"the report names no modality: {kind.title} was put before it")
+    return kind, f"{kind.title[0].upper()}{kind.title[1:]}. {prompt}"
+
+
+def _text(text: str, what: str) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"the {what} is a {type(text).__name__}: give text")
+    if len(text) > LONGEST:
+        raise ValueError(f"the {what} has {len(text):,} characters: give at most {LONGEST:,}")
+    if not text.strip():
+        raise ValueError(f"the {what} is empty: write what the image should show")
+    if not any(c.isascii() and c.isalpha() for c in text):
+        raise ValueError(f"the {what} has no English word: the models read English reports")
+    return text
+
+
+def _count(steps: object) -> int:
+    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= 1000:
+        raise ValueError(f"steps is {steps!r}: give a whole number from 1 to 1000")
+    return steps
+
+
+def _seeds(seeds: Iterable[int]) -> tuple[int, ...]:
+    found = tuple(seeds)
+    if not found or len(found) > MOST:
+        raise ValueError(f"{len(found):,} seeds were given: give 1 to {MOST:,}")
+    for seed in found:
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed {seed!r}: give whole numbers from 0 to 2^63 - 1")
+    return found

@@ -1,0 +1,92 @@
+"""The images and reports of a recipe in memory, and batches drawn from a counter: step k is the same in every run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vlgen.dataset import Dataset, Row, load, split
+from vlgen.modality import modality
+from vlgen.pretrain.recipe import Recipe
+from vlgen.report import Report
+from vlgen.tensors import counter
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images with their reports, all of one part ("train" or "test") of a recipe's sources.
+
+    pixels   (N, 1, S, S) float16 in [-1, 1]
+    reports  the N parsed reports
+    rows     the N rows they came from
+    source   (N,) index of the source of each
+    weights  one per source: how often to draw from it
+    """
+
+    pixels: Tensor
+    reports: tuple[Report, ...]
+    rows: tuple[Row, ...]
+    source: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def modality(self, index: int, recipe: Recipe) -> str:
+        return recipe.sources[self.source[index]].modality
+
+
+def rows(recipe: Recipe, stage: str, part: str) -> Iterator[tuple[int, Row]]:
+    """(source index, row) of everything that a stage learns from, patients split as the recipe says."""
+    shares = {"train": 1 - recipe.held_out, "test": recipe.held_out}
+    for index, source in enumerate(recipe.sources):
+        if stage in source.stages:
+            chosen = [row for row in Dataset(source.folder) if source.only in ("", row.source)]
+            if not chosen:
+                raise ValueError(f"{source.folder} has no row of source {source.only!r}: look at its metadata")
+            for row in split(chosen, shares, recipe.seed)[part]:
+                yield index, row
+
+
+def gather(recipe: Recipe, stage: str, part: str, folder: Path) -> Examples:
+    """Read the images of a stage, once: they are kept in `folder` as one file, under a hash of what they are.
+
+    Raises ValueError with the line of a row whose image cannot be read: mend or remove it. None is ever replaced.
+    """
+    from safetensors.torch import load_file, save_file
+
+    found = list(rows(recipe, stage, part))
+    stamp = [[str(row.file), row.file.stat().st_size, row.file.stat().st_mtime_ns, i] for i, row in found]
+    digest = hashlib.sha256(json.dumps([recipe.size, stamp]).encode()).hexdigest()[:16]
+    cache = folder / f"pixels-{part}-{digest}.safetensors"
+    if cache.is_file():
+        pixels = load_file(cache)["pixels"]
+    else:
+        pixels = torch.empty(len(found), 1, recipe.size, recipe.size, dtype=torch.float16)
+        for k, (index, row) in enumerate(found):
+            pixels[k] = load(row, modality(recipe.sources[index].modality), recipe.size)
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = cache.with_suffix(".tmp")
+        save_file({"pixels": pixels}, aside)
+        aside.replace(cache)
+    weights = tuple(s.weight if stage in s.stages else 0.0 for s in recipe.sources)
+    reports = tuple(Report.parse(row.text) for _, row in found)
+    return Examples(pixels, reports, tuple(row for _, row in found), tuple(i for i, _ in found), weights)
+
+
+def draw(examples: Examples, batch: int, seed: int, step: int) -> list[int]:
+    """The indices of the batch of one step: a source by its weight, then a row of it, all from a counter."""
+    random_ = random.Random(counter(seed, "batch", step))
+    members: dict[int, list[int]] = {}
+    for index, source in enumerate(examples.source):
+        members.setdefault(source, []).append(index)
+    sources = sorted(members)
+    chosen = random_.choices(sources, [examples.weights[s] for s in sources], k=batch)
+    return [random_.choice(members[source]) for source in chosen]

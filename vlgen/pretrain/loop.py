@@ -1,0 +1,195 @@
+"""The loop of every stage: batches from a counter, AdamW, averaged weights, checkpoints that resume exactly."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlgen import checkpoint
+from vlgen.pretrain.recipe import Training
+from vlgen.tensors import counter
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one stage trains.
+
+    network  the module whose parameters are trained
+    loss     (network, indices of the step, step) -> (scalar loss, figures to log)
+    indices  step -> the rows of its batch
+    sheet    (averaged network, path) -> None: writes a picture of where training stands
+    export   (averaged network) -> None: writes the finished parts
+    """
+
+    network: nn.Module
+    loss: Callable[[nn.Module, list[int], int], tuple[Tensor, dict[str, float]]]
+    indices: Callable[[int], list[int]]
+    sheet: Callable[[nn.Module, Path], None]
+    export: Callable[[nn.Module], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of training: its number of how many, its figures, and images a second since the start."""
+
+    stage: str
+    step: int
+    steps: int
+    figures: dict[str, float]
+    images_per_second: float
+
+
+def precision() -> str:
+    """The mixed precision that this machine computes quickly: "bf16" where it has bfloat16 units, else "no".
+
+    Without them a bfloat16 convolution on a CPU is ten times slower than float32.
+    """
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+
+
+def run(
+    task: Task, training: Training, folder: Path, *, stage: str, seed: int, mixed: str | None = None
+) -> Iterator[Step]:
+    """Train, yielding every step; repeat the call with the same folder and it goes on from the last checkpoint.
+
+    The caller prints, and may stop at any time. Every random draw of step k comes from hash(seed, purpose, k), so a
+    resumed run equals an uninterrupted one bit for bit on one machine with the same threads.
+    A step whose loss or gradient is not finite is skipped and counted; three in a row raise FloatingPointError.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision=mixed or precision())
+    network, device = task.network, accelerator.device
+    network.to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=training.lr, weight_decay=training.weight_decay, betas=(0.9, 0.99), fused=True
+    )
+    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    start, skipped = _restore(folder / "checkpoints", network, optimizer, average)
+    if start >= training.steps:
+        return
+    model, optimizer = accelerator.prepare(network, optimizer)
+    model.train()
+    saved = drawn = began = time.monotonic()
+    in_a_row = images = 0
+    for step in range(start, training.steps):
+        torch.manual_seed(counter(seed, "step", step))  # dropout inside the networks
+        for group in optimizer.param_groups:
+            group["lr"] = training.lr * _pace(step, training)
+        indices = task.indices(step)[accelerator.process_index :: accelerator.num_processes]
+        with accelerator.autocast():
+            loss, figures = task.loss(model, indices, step)
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        if bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)):
+            optimizer.step()
+            in_a_row = 0
+            _follow(average, network, min(training.ema, (1 + step) / (10 + step)))
+        else:
+            skipped, in_a_row = skipped + 1, in_a_row + 1
+        optimizer.zero_grad()
+        if in_a_row == 3:
+            raise FloatingPointError(
+                f"the loss of {stage} was not finite three times in a row, last at step {step}: lower its lr; the "
+                "last checkpoint is good"
+            )
+        images += len(indices) * accelerator.num_processes
+        now, last = time.monotonic(), step + 1 == training.steps
+        figures = {"loss": float(loss.detach()), **figures, "skipped": float(skipped)}
+        if accelerator.is_main_process:
+            _log(folder / "log.csv", step, figures)
+            if last or now - saved > 60 * training.save_minutes:
+                _save(folder / "checkpoints", step + 1, network, optimizer, average, skipped)
+                saved = now
+            if last or now - drawn > 60 * training.sheet_minutes:
+                with averaged(network, average):
+                    task.sheet(network, folder / f"sheet-{step + 1:07d}.png")
+                drawn = now
+                network.train()
+        yield Step(stage, step + 1, training.steps, figures, images / (time.monotonic() - began))
+    if accelerator.is_main_process:
+        with averaged(network, average):
+            task.export(network)
+
+
+class averaged:
+    """Inside the `with`, the network carries the averaged weights, in evaluation mode; afterwards its own again."""
+
+    def __init__(self, network: nn.Module, average: dict[str, Tensor]) -> None:
+        self.network, self.average = network, average
+
+    def __enter__(self) -> None:
+        self.own = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average)
+        self.network.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.network.load_state_dict(self.own)
+
+
+def _pace(step: int, training: Training) -> float:
+    """Share of the learning rate: linear warm-up, then half a cosine down to 2 %."""
+    warm = min(1.0, (step + 1) / max(1, training.warmup))
+    return warm * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * step / training.steps)))
+
+
+def _follow(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value.detach(), 1 - decay)
+        else:
+            average[name].copy_(value)
+
+
+def _save(
+    folder: Path, step: int, network: nn.Module, optimizer: Any, average: dict[str, Tensor], skipped: int
+) -> None:
+    tensors = {f"network.{name}": value.detach() for name, value in network.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value.detach().clone() for name, value in state.items()}
+    checkpoint.save(folder, checkpoint.Checkpoint(step, tensors, {"skipped": skipped}))
+
+
+def _restore(folder: Path, network: nn.Module, optimizer: Any, average: dict[str, Tensor]) -> tuple[int, int]:
+    """Put the newest whole checkpoint back; (steps done, steps skipped), (0, 0) where there is none."""
+    found = checkpoint.latest(folder)
+    if found is None:
+        return 0, 0
+    of = {kind: {} for kind in ("network", "average", "optimizer")}  # type: dict[str, dict[str, Tensor]]
+    for name, value in found.tensors.items():
+        kind, _, rest = name.partition(".")
+        of[kind][rest] = value
+    try:
+        network.load_state_dict(of["network"])
+    except RuntimeError:
+        raise ValueError(
+            f"the checkpoints in {folder} are of a network of other shape: train into another folder, or remove them"
+        ) from None
+    for name, value in of["average"].items():
+        average[name].copy_(value)
+    state = optimizer.state_dict()
+    for name, value in of["optimizer"].items():
+        index, _, key = name.partition(".")
+        state["state"].setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(state)
+    return found.step, int(found.facts["skipped"])
+
+
+def _log(path: Path, step: int, figures: dict[str, float]) -> None:
+    new = not path.exists()
+    with open(path, "a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(["step", *figures])
+        writer.writerow([step, *(f"{value:.6g}" for value in figures.values())])

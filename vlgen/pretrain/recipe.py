@@ -1,0 +1,141 @@
+"""A recipe: which images and reports, which networks, how long. One TOML file makes one model."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlgen.modality import modality
+
+STAGES = ("codec", "clip", "diffusion")
+_SOURCE = {"folder", "modality", "weight", "only", "stages"}
+_TRAINING = {"steps", "batch", "lr", "warmup", "ema", "weight_decay", "save_minutes", "sheet_minutes"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of images and reports, and how often to draw from it.
+
+    weight  share of the batches, relative to the other sources
+    only    take only the rows whose column `source` says this; "" takes all
+    stages  the stages that learn from it
+    """
+
+    folder: Path
+    modality: str
+    weight: float
+    only: str
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a stage is optimized: AdamW, linear warm-up, cosine decay, and an exponential average of the weights.
+
+    ema  the average's decay per step; it starts lower and grows as (1 + step) / (10 + step)
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    warmup: int
+    ema: float
+    weight_decay: float
+    save_minutes: float
+    sheet_minutes: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that makes a model, read from a TOML file by `Recipe.read`.
+
+    options  per stage, what only that stage knows: network shapes, crop size, noise distribution
+    """
+
+    name: str
+    size: int
+    seed: int
+    held_out: float
+    sources: tuple[Source, ...]
+    texts: tuple[Path, ...]
+    training: Mapping[str, Training]
+    options: Mapping[str, Mapping[str, Any]]
+    card: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: str | Path, *, data: str | Path | None = None) -> Recipe:
+        """The recipe in a TOML file; `data` replaces the folder that its own `data` names.
+
+        Raises ValueError, naming the entry, for what is missing, unknown or out of range.
+        """
+        path = Path(path)
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"the recipe {path} cannot be read ({error.strerror}): give a TOML file") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"the recipe {path} is not TOML ({error}): mend that line") from None
+        root = Path(data) if data is not None else path.parent / str(table.get("data", "."))
+        known = {"name", "size", "seed", "held_out", "data", "source", "texts", "card", *STAGES}
+        _only(table, known, path, "the recipe")
+        for needed in ("name", "size", "source", *STAGES):
+            if needed not in table:
+                raise ValueError(f"the recipe {path} has no {needed!r}: add it, as in the bundled recipe")
+        size = table["size"]
+        if not isinstance(size, int) or not 32 <= size <= 1024 or size % 32:
+            raise ValueError(f"{path}: size is {size!r}; give a multiple of 32 from 32 to 1024")
+        held_out = float(table.get("held_out", 0.1))
+        if not 0 < held_out < 1:
+            raise ValueError(f"{path}: held_out is {held_out}; give the share of patients kept out, such as 0.1")
+        training, options = {}, {}
+        for stage in STAGES:
+            section = dict(table[stage])
+            training[stage] = _training({k: section.pop(k) for k in list(section) if k in _TRAINING}, stage, path)
+            options[stage] = section
+        return cls(
+            name=str(table["name"]),
+            size=size,
+            seed=int(table.get("seed", 0)),
+            held_out=held_out,
+            sources=tuple(_source(entry, root, path) for entry in table["source"]),
+            texts=tuple(root / str(name) for name in table.get("texts", ())),
+            training=training,
+            options=options,
+            card=dict(table.get("card", {})),
+        )
+
+
+def _only(entries: Mapping[str, Any], known: set[str], path: Path, where: str) -> None:
+    for name in entries:
+        if name not in known:
+            raise ValueError(f"{path}: {where} has the unknown entry {name!r}; known are {', '.join(sorted(known))}")
+
+
+def _source(entry: Mapping[str, Any], root: Path, path: Path) -> Source:
+    _only(entry, _SOURCE, path, "a source")
+    if "folder" not in entry or "modality" not in entry:
+        raise ValueError(f"{path}: a source needs 'folder' and 'modality'")
+    modality(entry["modality"])
+    stages, weight = tuple(entry.get("stages", STAGES)), float(entry.get("weight", 1))
+    if unknown := set(stages) - set(STAGES):
+        raise ValueError(f"{path}: the stage {sorted(unknown)[0]!r} of a source is unknown; there are {STAGES}")
+    if not (math.isfinite(weight) and weight > 0):
+        raise ValueError(f"{path}: the weight of {entry['folder']} is {weight}; give a number above 0")
+    return Source(root / entry["folder"], entry["modality"], weight, str(entry.get("only", "")), stages)
+
+
+def _training(section: Mapping[str, Any], stage: str, path: Path) -> Training:
+    values = {"warmup": 200, "ema": 0.999, "weight_decay": 0.01, "save_minutes": 5.0, "sheet_minutes": 10.0} | section
+    for name in ("steps", "batch", "lr"):
+        if name not in values:
+            raise ValueError(f"{path}: [{stage}] has no {name!r}: add it")
+    for name, value in values.items():
+        if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+            raise ValueError(f"{path}: {name} of [{stage}] is {value!r}; give a number of at least 0")
+    if values["steps"] < 1 or values["batch"] < 1 or not values["ema"] < 1:
+        raise ValueError(f"{path}: [{stage}] wants steps and batch of at least 1 and ema below 1")
+    return Training(**values)
