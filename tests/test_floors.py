@@ -8,7 +8,7 @@ from pathlib import Path
 import vlgen
 
 FLOORS = (
-    "tensors > modality > report",
+    "tensors > modality > findings > report",
     "kernels schedules solvers guidance operators metrics",
     "files > checkpoint > sheet > dicom > images > dataset",
     "text > adapter > folder > backbone > features",

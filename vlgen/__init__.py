@@ -8,7 +8,9 @@ vlgen.write(images, "out")
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,12 +39,35 @@ _HOME = {
     "pretrain": "pretrain",
     "write": "images",
 }
-__all__ = sorted(_HOME)
+__all__ = [
+    "MODALITIES",
+    "Backbone",
+    "Dataset",
+    "Images",
+    "Modality",
+    "Recipe",
+    "Report",
+    "generate",
+    "info",
+    "load",
+    "pretrain",
+    "write",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'vlgen' has no attribute {name!r}")
     value = getattr(import_module(f"vlgen.{_HOME[name]}"), name)
-    globals()[name] = value  # the function, also where a module of the same name was just imported
+    globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """Keeps `vlgen.generate` the function: importing the module vlgen.generate would put the module in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, getattr(value, name) if isinstance(value, ModuleType) and name in _HOME else value)
+
+
+sys.modules[__name__].__class__ = _Package

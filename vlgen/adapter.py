@@ -72,10 +72,11 @@ def add(backbone: Base, adapter: Adapter) -> list[torch.nn.Parameter]:
     config = LoraConfig(
         r=adapter.rank, lora_alpha=adapter.alpha, target_modules=list(adapter.targets), init_lora_weights="gaussian"
     )
+    for target in adapter.targets:
+        if not any(name.split(".")[-1] == target for name, _ in backbone.unet.named_modules()):
+            raise ValueError(f"no module of {backbone.name} is called {target!r}: name others as targets")
     backbone.unet.add_adapter(config, adapter_name=_slot(adapter.name))
     mine = [p for name, p in backbone.unet.named_parameters() if f".{_slot(adapter.name)}." in name]
-    if not mine:
-        raise ValueError(f"no module of {backbone.name} ends in {', '.join(adapter.targets)}: name others as targets")
     for parameter in mine:
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
@@ -130,7 +131,6 @@ def load(backbone: Base, folder: str | Path) -> Adapter:
     _finite(named, str(folder))
     if strange := [name for name in named if not name.startswith(PREFIX)]:
         raise ValueError(f"adapter {folder} holds {strange[0]!r}, but its keys must begin with {PREFIX!r}")
-    before = backbone.probe()
     parameters = add(backbone, adapter)
     try:
         own = get_peft_model_state_dict(backbone.unet, adapter_name=_slot(adapter.name))
@@ -143,8 +143,10 @@ def load(backbone: Base, folder: str | Path) -> Adapter:
             if has != wants:
                 raise ValueError(f"adapter {folder}: {name!r} is {has}, but {backbone.name} wants {wants}")
             own[name].data.copy_(value)  # the state dict holds the live tensors
+        backbone.unet.set_adapters([_slot(adapter.name)], [0.0])
+        without = backbone.probe()
         backbone.unet.set_adapters([_slot(adapter.name)], [1.0])
-        if torch.equal(backbone.probe(), before):
+        if torch.equal(backbone.probe(), without):
             raise ValueError(f"adapter {folder} changes nothing: its weights have no effect on {backbone.name}")
     except ValueError:
         backbone.unet.delete_adapters(_slot(adapter.name))
@@ -165,9 +167,10 @@ def use(backbone: Base, specs: Sequence[str | Path]) -> list[Adapter]:
     for folder, scale in folders:
         if not math.isfinite(scale) or abs(scale) > 10:
             raise ValueError(f"the scale {scale} of adapter {folder}: give a number from -10 to 10, such as 0.8")
+    kernels = [read(folder).kernel for folder, _ in folders]
+    if len(set(kernels)) > 1:
+        raise ValueError(f"adapters of kernels {', '.join(kernels)} do not add up: use one kernel")
     loaded = [load(backbone, folder) for folder, _ in folders]
-    if len({adapter.kernel for adapter in loaded}) > 1:
-        raise ValueError(f"adapters of kernels {', '.join(a.kernel for a in loaded)} do not add up: use one kernel")
     if loaded:
         backbone.unet.set_adapters([_slot(adapter.name) for adapter in loaded], [scale for _, scale in folders])
         backbone.adapters = {str(folder): scale for folder, scale in folders}

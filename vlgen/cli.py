@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,6 +94,7 @@ def generate(
 def info(file: Annotated[Path, typer.Argument(help="A file that vlgen wrote.")], json_: Json = False) -> None:
     """Read back how a file was made, and the command that makes it again."""
     from vlgen.images import info as read
+    from vlgen.plan import again
 
     found = read(file)
     if json_:
@@ -104,7 +104,7 @@ def info(file: Annotated[Path, typer.Argument(help="A file that vlgen wrote.")],
         if key != "sheet":
             print(f"{key:20s} {value}")
     if "seed" in found:
-        print(f"{'again':20s} {_again(found)}")
+        print(f"{'again':20s} {again(found)}")
 
 
 @app.command()
@@ -122,8 +122,8 @@ def models(json_: Json = False) -> None:
         )
 
 
-@app.command()
-def pretrain(
+@app.command("pretrain")
+def pretrain_(
     recipe: Annotated[Path, typer.Argument(help="A TOML recipe; vlgen/recipes/mini.toml is the bundled model's.")],
     stage: Annotated[list[str] | None, typer.Option(help="codec, clip or diffusion; all three if not given.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for caches, checkpoints and the finished model.")] = Path("runs"),
@@ -133,22 +133,23 @@ def pretrain(
     model: Annotated[str, typer.Option(help="What --measure measures.")] = "mini",
 ) -> None:
     """Train a model from scratch; repeat the same command to resume."""
-    from vlgen import pretrain as job
+    from vlgen.pretrain import STAGES, Recipe, outline, pretrain
+    from vlgen.pretrain import measure as figures_of
 
-    read = job.Recipe.read(recipe, data=data)
-    stages = tuple(stage or job.STAGES)
-    if unknown := set(stages) - set(job.STAGES):
-        raise ValueError(f"unknown stage {sorted(unknown)[0]!r}: choose of {', '.join(job.STAGES)}")
+    read = Recipe.read(recipe, data=data)
+    stages = tuple(stage or STAGES)
+    if unknown := set(stages) - set(STAGES):
+        raise ValueError(f"unknown stage {sorted(unknown)[0]!r}: choose of {', '.join(STAGES)}")
     folder = out / read.name
     if dry_run:
-        for line in job.outline(read, stages):
+        for line in outline(read, stages):
             print(line)
         return
     if measure:
-        print(json.dumps(job.measure(read, model, folder), indent=1))
+        print(json.dumps(figures_of(read, model, folder), indent=1))
         return
     _writable(out)
-    for done, step in enumerate(job.pretrain(read, folder, stages=stages)):
+    for done, step in enumerate(pretrain(read, folder, stages=stages)):
         if step.step % 50 == 0 or step.step == step.steps or not done:
             left = (step.steps - step.step) * read.training[step.stage].batch / max(step.images_per_second, 1e-9)
             figures = "  ".join(f"{name} {value:.4g}" for name, value in step.figures.items())
@@ -296,19 +297,3 @@ class _bar:
     def __exit__(self, *_: object) -> None:
         if not self.quiet:
             self.progress.stop()
-
-
-def _again(found: dict[str, Any]) -> str:
-    """The command that makes a file again; the report is not in it unless the file kept it."""
-    report = found.get("report")
-    words: Iterator[str] = iter(
-        [
-            "vlgen generate",
-            json.dumps(report) if report else f"@REPORT  # whose sha256 is {found.get('report_sha256')}\n{'':20s}",
-            f"--model {found['model']} --seeds {found['seed']} --steps {found['steps']} --solver {found['solver']}",
-            f"--schedule {found['schedule']} --kernel {found['kernel']} --guidance-scale {found['guidance_scale']:g}",
-            *(f"--adapter {name}:{scale:g}" for name, scale in found.get("adapters", {}).items()),
-            *(["--exact"] if found.get("exact") else []),
-        ]
-    )
-    return " ".join(words)

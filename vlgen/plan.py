@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -177,6 +179,20 @@ def plan(
         device=str(backbone.device),
         notes=tuple(notes),
     )
+
+
+def again(found: dict[str, Any]) -> str:
+    """The command that makes a file again; the report is not in it unless the file kept it."""
+    report = found.get("report")
+    words = [
+        "vlgen generate",
+        json.dumps(report) if report else f"@REPORT  # whose sha256 is {found.get('report_sha256')}\n{'':20s}",
+        f"--model {found['model']} --seeds {found['seed']} --steps {found['steps']} --solver {found['solver']}",
+        f"--schedule {found['schedule']} --kernel {found['kernel']} --guidance-scale {found['guidance_scale']:g}",
+        *(f"--adapter {name}:{scale:g}" for name, scale in found.get("adapters", {}).items()),
+        *(["--exact"] if found.get("exact") else []),
+    ]
+    return " ".join(words)
 
 
 def ranges(seeds: Sequence[int]) -> str:

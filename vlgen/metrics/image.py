@@ -38,7 +38,7 @@ def ssim(x: Tensor, reference: Tensor, *, peak: float) -> Tensor:
     def blur(image: Tensor) -> Tensor:
         flat = image.flatten(0, 1)[:, None]
         flat = F.conv2d(F.conv2d(flat, weights[None, None, :, None]), weights[None, None, None, :])
-        return flat.unflatten(0, image.shape[:2])[:, :, 0]
+        return flat.reshape(*image.shape[:2], *flat.shape[-2:])
 
     a, b = x.double(), reference.double()
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2

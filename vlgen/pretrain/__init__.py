@@ -25,10 +25,8 @@ def pretrain(recipe: Recipe, folder: str | Path, *, stages: Sequence[str] = STAG
     folder, device = Path(folder), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for stage in stages:
         train, test = (gather(recipe, stage, part, folder / "cache") for part in ("train", "test"))
-        work = folder / stage
-        work.mkdir(parents=True, exist_ok=True)
         task = import_module(f"vlgen.pretrain.{stage}").task(recipe, train, test, folder / "parts", device)
-        yield from run(task, recipe.training[stage], work, stage=stage, seed=recipe.seed)
+        yield from run(task, recipe.training[stage], folder / stage, stage=stage, seed=recipe.seed)
 
 
 def outline(recipe: Recipe, stages: Sequence[str] = STAGES) -> Iterator[str]:

@@ -62,7 +62,7 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
         error = _distance(y.float(), x)
         coarse = _distance(half.float(), F.avg_pool2d(x, 2))
         scale = z.mean((0, 2, 3)).square().mean() + (z.square().mean().sqrt() - 1).square()
-        return error + 0.25 * coarse + 0.01 * scale, {"error": float(error), "std": float(z.std())}
+        return error + 0.25 * coarse + 0.01 * scale, {"error": float(error.detach()), "std": float(z.detach().std())}
 
     def picture(model: nn.Module, path: Path) -> None:
         shown = _pick(test, recipe, 3)

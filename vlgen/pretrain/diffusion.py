@@ -75,7 +75,7 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
     def picture(model: nn.Module, path: Path) -> None:
         backbone.unet.eval()
         with torch.inference_mode():
-            chosen = [draw(test, 64, recipe.seed, k) for k in range(8)]
+            chosen = [draw(test, 64, recipe.seed, k) for k in range(4)]
             held_out = [
                 float(
                     error(model, z_test[i].to(device), [test.reports[k].compose(k) for k in i], generator("sheet", n))
@@ -83,9 +83,9 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
                 for n, i in enumerate(chosen)
             ]
             texts = [str(text) for text in options.get("sheet", [""])]
-            rows = [[(x + 1) / 2 for x in _sample(backbone, text, range(6)).clamp(-1, 1)] for text in texts]
+            rows = [[(x + 1) / 2 for x in _sample(backbone, text, range(4)).clamp(-1, 1)] for text in texts]
         sheet(rows, texts).save(path)
-        path.with_suffix(".json").write_text(json.dumps({"held-out loss": sum(held_out) / len(held_out), "n": 512}))
+        path.with_suffix(".json").write_text(json.dumps({"held-out loss": sum(held_out) / len(held_out), "n": 256}))
 
     def export(model: nn.Module) -> None:
         write(backbone, recipe, parts)

@@ -63,7 +63,7 @@ def gather(recipe: Recipe, stage: str, part: str, folder: Path) -> Examples:
     from safetensors.torch import load_file, save_file
 
     found = list(rows(recipe, stage, part))
-    stamp = [[str(row.file), row.file.stat().st_size, row.file.stat().st_mtime_ns, i] for i, row in found]
+    stamp = [[str(row.file.resolve()), row.file.stat().st_size, row.file.stat().st_mtime_ns, i] for i, row in found]
     digest = hashlib.sha256(json.dumps([recipe.size, stamp]).encode()).hexdigest()[:16]
     cache = folder / f"pixels-{part}-{digest}.safetensors"
     if cache.is_file():

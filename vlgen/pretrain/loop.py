@@ -74,6 +74,7 @@ def run(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=training.lr, weight_decay=training.weight_decay, betas=(0.9, 0.99), fused=True
     )
+    folder.mkdir(parents=True, exist_ok=True)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     start, skipped = _restore(folder / "checkpoints", network, optimizer, average)
     if start >= training.steps:
@@ -179,8 +180,11 @@ def _restore(folder: Path, network: nn.Module, optimizer: Any, average: dict[str
     for name, value in of["average"].items():
         average[name].copy_(value)
     state = optimizer.state_dict()
+    parameters = optimizer.param_groups[0]["params"]
     for name, value in of["optimizer"].items():
         index, _, key = name.partition(".")
+        if value.ndim:  # the fused step walks through memory: moments must lie as their parameters do
+            value = torch.empty_like(parameters[int(index)]).copy_(value)
         state["state"].setdefault(int(index), {})[key] = value
     optimizer.load_state_dict(state)
     return found.step, int(found.facts["skipped"])

@@ -44,6 +44,10 @@ class Lexicon(Generic[T]):
         for rows in self._rows.values():
             rows.sort(key=lambda row: (-len(row[0]), not row[1]))
 
+    def __contains__(self, word: str) -> bool:
+        """Whether any phrase starts with a word; most words start none."""
+        return word in self._rows
+
     def at(self, words: list[str], i: int) -> tuple[int, T] | None:
         """The phrase that starts at word i, as (end, value): the longest, then the narrowest gap."""
         best: tuple[int, T] | None = None

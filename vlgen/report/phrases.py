@@ -6,42 +6,31 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from vlgen.findings import VOCABULARY, Finding
-from vlgen.header import Header
-from vlgen.nouns import ABSENT_CLAUSES, NEGATIVES, NORMAL, NOUNS, PRESENT_CLAUSES, SIZED, STUDIES
+from vlgen.findings import Finding
+from vlgen.report.header import Header
+from vlgen.report.nouns import ABSENT_CLAUSES, NEGATIVES, NORMAL, NOUNS, PRESENT_CLAUSES, SIZED
+from vlgen.report.studies import article, cap, heading, title
 
-_GRADE = {"mild": ("mild", "minimal", "slight", "mild"), "moderate": ("moderate",), "severe": ("severe", "marked", "extensive")}
-_SIZE = {"mild": ("small", "small", "tiny", "trace"), "moderate": ("moderate", "moderate-sized"), "severe": ("large", "large", "massive")}
-_ADVERB = {"": "", "mild": "mildly ", "moderate": "moderately ", "severe": "severely "}
-_SEXES = {
-    ("male", False): ("male", "man", "male patient", "man"),
-    ("female", False): ("female", "woman", "female patient", "woman"),
-    ("male", True): ("male", "boy", "male child", "male infant"),
-    ("female", True): ("female", "girl", "female child", "female infant"),
+_GRADE = {
+    "mild": ("mild", "minimal", "slight", "mild"),
+    "moderate": ("moderate",),
+    "severe": ("severe", "marked", "extensive"),
 }
+_SIZE = {
+    "mild": ("small", "small", "tiny", "trace"),
+    "moderate": ("moderate", "moderate-sized"),
+    "severe": ("large", "large", "massive"),
+}
+_ADVERB = {"": "", "mild": "mildly ", "moderate": "moderately ", "severe": "severely "}
 _NO_PRIOR = ("None.", "None available.", "No prior studies are available.", "There are no previous examinations.")
 _QUALITY = ("The study is of diagnostic quality.", "Image quality is adequate.", "Technique is satisfactory.")
-
-
-def study(header: Header) -> str:
-    """The facts of a header in one plain sentence: "PA chest radiograph, 58-year-old male."; "" for none."""
-    titles = STUDIES.get((header.modality, header.body)) or STUDIES.get((header.modality, "")) or ("",)
-    words = [header.view if header.view else "", "axial" if header.axial else "", titles[0]]
-    if header.contrast is not None:
-        words.append("with contrast" if header.contrast else "without contrast")
-    who = " ".join(filter(None, (f"{header.age}-year-old" if header.age is not None else "", header.sex)))
-    title = " ".join(filter(None, words))
-    if header.child and not who:
-        title, who = (f"{title} of a child", "") if title else ("", "child")
-    said = ", ".join(filter(None, (title, who)))
-    return said[:1].upper() + said[1:] + "." if said else ""
 
 
 def compose(header: Header, findings: Sequence[Finding], *, normal: bool, seed: int) -> str:
     """A text that states these facts, with the phrasing drawn by the seed."""
     rng = random.Random(seed)
     style = rng.choices(("short", "list", "plain", "sections", "long"), (12, 22, 32, 20, 14))[0]
-    shown = _drop(rng, header)
+    shown = _drop(rng, header, whole=normal and header.modality in ("mri", "us"))
     names = [f.name for f in findings]
     facts = [_vague(rng, f, names.count(f.name) == 1) for f in findings]
     rng.shuffle(facts)
@@ -53,18 +42,29 @@ def compose(header: Header, findings: Sequence[Finding], *, normal: bool, seed: 
     text = writer(rng, shown, stated, normal, header)
     text = " ".join(text.split(" ")).strip()
     if rng.random() < 0.35:
-        text = text.replace("tumor", "tumour").replace("edema", "oedema").replace("Edema", "Oedema").replace("Tumor", "Tumour")
+        text = (
+            text.replace("tumor", "tumour")
+            .replace("edema", "oedema")
+            .replace("Edema", "Oedema")
+            .replace("Tumor", "Tumour")
+        )
         text = text.replace("ediatric", "aediatric")
     case = rng.random()
     return text.lower() if case < 0.12 else text.upper() if case > 0.98 else text
 
 
-def _drop(rng: random.Random, header: Header) -> Header:
-    """The header with some of its facts unsaid; the modality nearly always stays."""
+def _drop(rng: random.Random, header: Header, whole: bool) -> Header:
+    """The header with some of its facts unsaid; the modality nearly always stays.
+
+    whole  the modality always stays: "no mass" is a whole report of a breast, not of a chest
+    """
     bare = rng.random() < 0.12
-    lost = {name: rng.random() < rate or bare for name, rate in (("view", 0.2), ("sex", 0.22), ("age", 0.22), ("contrast", 0.15))}
+    lost = {
+        name: rng.random() < rate or bare
+        for name, rate in (("view", 0.2), ("sex", 0.22), ("age", 0.22), ("contrast", 0.15))
+    }
     return Header(
-        "" if rng.random() < 0.03 else header.modality,
+        "" if rng.random() < 0.03 and not whole else header.modality,
         "" if lost["view"] else header.view,
         "" if lost["sex"] else header.sex,
         None if lost["age"] else header.age,
@@ -80,71 +80,7 @@ def _negatives(rng: random.Random, header: Header, stated: Sequence[Finding], mo
     return [Finding(n, "absent") for n in rng.sample(names, min(len(names), rng.randint(0, most)))]
 
 
-# The study and the patient
-
-
-def _title(rng: random.Random, header: Header, *, brief: bool = False) -> str:
-    """The study's name with its view, plane and contrast: "Frontal (PA) chest x-ray"."""
-    titles = STUDIES.get((header.modality, header.body)) or STUDIES.get((header.modality, "")) or ("",)
-    title = rng.choice(titles)
-    view = header.view
-    if not title:
-        return ""
-    if header.axial:
-        title = rng.choice((f"axial {title}", f"axial {title}", f"{title}, axial slice", f"{title} (axial)"))
-    if header.contrast is True:
-        title = rng.choice((f"{title} with contrast", f"{title} with intravenous contrast", f"contrast-enhanced {title}",
-                            f"{title} with IV contrast", f"post-contrast {title}"))  # fmt: skip
-    elif header.contrast is False:
-        title = rng.choice((f"{title} without contrast", f"non-contrast {title}", f"unenhanced {title}", f"noncontrast {title}",
-                            f"{title} without intravenous contrast"))  # fmt: skip
-    if not view:
-        return title
-    if view == "lateral":
-        return rng.choice((f"lateral {title}", f"{title}, lateral view"))
-    long = "posteroanterior" if view == "PA" else "anteroposterior"
-    ways = [f"{view} {title}"] * 4 + [f"{title} {view}", f"{title}, {view} view", f"{title} ({view})", f"{view} view, {title}"]
-    if not brief:
-        ways += [f"frontal ({view}) {title}", f"{long} {title}", f"{view} projection {title}", f"single {view} {title}"]
-    if view == "AP":
-        ways += [f"portable AP {title}", f"portable {title}", f"supine AP {title}" if header.child else f"AP portable {title}"]
-    return rng.choice(ways)
-
-
-def _who(rng: random.Random, header: Header) -> str:
-    """The patient: "58-year-old man", "male, 58 years", "child"; "" where nothing is said."""
-    sex = rng.choice(_SEXES[header.sex, header.child]) if header.sex else ""
-    if header.age is not None:
-        noun = sex or rng.choice(("child", "pediatric patient") if header.child else ("patient", "patient", "person", "adult"))
-        ways = [f"{header.age}-year-old {noun}"] * 4 + [f"{header.age} year old {noun}", f"{header.age} yo {noun}"]
-        ways += [f"{header.age} y/o {noun}", f"{noun} aged {header.age}", f"{header.age} years old {noun}"]
-        if header.sex:
-            ways += [f"{header.sex}, {header.age} y", f"{header.sex}, {header.age} years", f"{header.age}{header.sex[0].upper()}"]
-        return rng.choice(ways)
-    if header.child and not (sex and sex not in ("male", "female")):
-        return " ".join(filter(None, (sex, rng.choice(("child", "child", "infant", "pediatric patient")))))
-    return sex
-
-
-def _header(rng: random.Random, header: Header) -> str:
-    """The study and the patient in one sentence, without its full stop."""
-    title, who = _title(rng, header), _who(rng, header)
-    if header.child and title and header.age is None and not header.sex:
-        return rng.choice((f"pediatric {title}", f"{title} of a child", f"{title} of an infant", f"{title}, child",
-                           f"{title} in a child", f"{title}, pediatric patient", f"{title} of a pediatric patient"))  # fmt: skip
-    if not who or not title:
-        return title or who
-    a = _a(who)
-    of = (f"{title} of {a} {who}", f"{title} in {a} {who}") if "," not in who and not who[-1].isupper() else ()
-    return rng.choice((f"{title}, {who}", f"{title}, {who}", f"{title}. {_cap(who)}", f"{_cap(who)}. {_cap(title)}", *of, *of))
-
-
 # The findings
-
-
-def _a(noun: str) -> str:
-    return "an" if noun[:1].lower() in "aeiou" or noun[:2] in ("8-", "80", "81", "82", "83", "84", "85", "86", "87", "88", "89",
-                                                              "8 ", "11", "18") else "a"  # fmt: skip
 
 
 def _vague(rng: random.Random, finding: Finding, alone: bool) -> Finding:
@@ -165,13 +101,14 @@ def _noun(rng: random.Random, finding: Finding) -> tuple[str, str]:
     side, behind = finding.side, ""
     if side and rng.random() < 0.4:
         behind = rng.choice((" bilaterally", " on both sides", " in both lungs") if side == "bilateral" else
-                            (f" on the {side}", f" on the {side}", f" on the {side} side", f" in the {side} lung"))  # fmt: skip
+                            (f" on the {side}", f" on the {side}", f" on the {side} side",
+                                f" in the {side} lung"))  # fmt: skip
     elif side:
         noun = f"{side if side == 'bilateral' or rng.random() < 0.8 else side + '-sided'} {noun}"
     if finding.severity and finding.status != "absent":
         grades = _SIZE if finding.name in SIZED else _GRADE
         noun = f"{rng.choice(grades[finding.severity])} {noun}"
-    return noun + behind, (f"{_a(noun)} " if counted else "") + noun + behind
+    return noun + behind, (f"{article(noun)} " if counted else "") + noun + behind
 
 
 def _sentence(rng: random.Random, finding: Finding) -> str:
@@ -180,19 +117,23 @@ def _sentence(rng: random.Random, finding: Finding) -> str:
     if clauses and not finding.kind and rng.random() < 0.4:
         return rng.choice(clauses).replace("{how}", _ADVERB[finding.severity])
     bare, full = _noun(rng, finding)
-    one, whole = _cap(bare), _cap(full)
+    one, whole = cap(bare), cap(full)
     are = "are" if bare.endswith(("ates", "ures", "lines")) else "is"
     if finding.status == "present":
         return rng.choice((f"There {are} {full}.", f"There {are} {full}.", f"{one}.", f"{one}.", f"{whole} {are} seen.",
-                           f"{whole} {are} present.", f"{one} noted.", f"Evidence of {full}.", f"There is evidence of {full}.",
+                           f"{whole} {are} present.", f"{one} noted.", f"Evidence of {full}.",
+                           f"There is evidence of {full}.",
                            f"Findings consistent with {full}.", f"The image shows {full}.", f"{whole} {are} noted.",
                            f"Shows {full}.", f"Findings are compatible with {full}."))  # fmt: skip
     if finding.status == "uncertain":
-        return rng.choice((f"Possible {bare}.", f"{whole} cannot be excluded.", f"Questionable {bare}.", f"Cannot exclude {full}.",
+        return rng.choice((f"Possible {bare}.", f"{whole} cannot be excluded.", f"Questionable {bare}.",
+            f"Cannot exclude {full}.",
                            f"Findings may represent {full}.", f"There may be {full}.", f"{whole} is possible.",
                            f"Findings suspicious for {full}."))  # fmt: skip
-    return rng.choice((f"No {bare}.", f"No {bare}.", f"Without {full}.", f"There {are} no {bare}.", f"There is no evidence of {full}.",
-                       f"No evidence of {full}.", f"No {bare} {are} seen.", f"Negative for {bare}.", f"{one} {are} not seen.",
+    return rng.choice((f"No {bare}.", f"No {bare}.", f"Without {full}.", f"There {are} no {bare}.",
+        f"There is no evidence of {full}.",
+                       f"No evidence of {full}.", f"No {bare} {are} seen.", f"Negative for {bare}.",
+                       f"{one} {are} not seen.",
                        f"No sign of {full}."))  # fmt: skip
 
 
@@ -210,15 +151,17 @@ def _sentences(rng: random.Random, stated: Sequence[Finding]) -> list[str]:
         if len(group) > 1 and status != "uncertain" and rng.random() < 0.5:
             if status == "present":
                 names = [_noun(rng, f)[1] for f in group]
-                said.append(rng.choice(("There is {}.", "{}.", "{} are seen.", "Findings of {}.", "The image shows {}."))
+                said.append(rng.choice(("There is {}.", "{}.", "{} are seen.", "Findings of {}.",
+                    "The image shows {}."))
                             .format(_join(names, "and")))  # fmt: skip
             else:
                 names = [_noun(rng, f)[0] for f in group]
-                said.append(rng.choice(("No {}.", "There is no {}.", "No evidence of {}.", "Negative for {}.", "Without {}."))
+                said.append(rng.choice(("No {}.", "There is no {}.", "No evidence of {}.", "Negative for {}.",
+                    "Without {}."))
                             .format(_join(names, "or")))  # fmt: skip
         else:
             said += [_sentence(rng, f) for f in group]
-    return [_cap(sentence) for sentence in said]
+    return [cap(sentence) for sentence in said]
 
 
 def _body(rng: random.Random, stated: Sequence[Finding], normal: bool, header: Header, most: int = 2) -> list[str]:
@@ -234,10 +177,6 @@ def _body(rng: random.Random, stated: Sequence[Finding], normal: bool, header: H
 # The layouts, from three words to a page
 
 
-def _cap(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def _end(text: str) -> str:
     return text if text.endswith(".") or not text else text + "."
 
@@ -250,16 +189,18 @@ def _short(rng: random.Random, shown: Header, stated: Sequence[Finding], normal:
     names = [_noun(rng, f)[0] for f in stated if f.status == "present"]
     if any(f.status != "present" for f in stated) or (not names and not normal):
         return _plain(rng, shown, stated, normal, header)
-    title = _title(rng, shown, brief=True) if rng.random() < 0.6 else _header(rng, shown)
+    name = title(rng, shown, brief=True) if rng.random() < 0.6 else heading(rng, shown)
     if normal:
         pool = NORMAL.get(header.modality, NORMAL[""])
         said = rng.choice([one for one in pool if len(one) < 40]).rstrip(".")
-        return f"{_cap(title)}. {said}" if title else said
+        return f"{cap(name)}. {said}" if name else said
     said = ", ".join(names) if rng.random() < 0.6 else _join(names, "and")
-    if not title:
+    if not name:
         return said
-    return rng.choice((f"{title}, {said}", f"{said}, {title}", f"{said} {title}" if len(names) == 1 else f"{said}, {title}",
-                       f"{title} with {said}" if shown.contrast is None else f"{title}: {said}", f"{title} showing {said}"))  # fmt: skip
+    return rng.choice((f"{name}, {said}", f"{said}, {name}",
+        f"{said} {name}" if len(names) == 1 else f"{said}, {name}",
+                       f"{name} with {said}" if shown.contrast is None else f"{name}: {said}",
+                       f"{name} showing {said}"))  # fmt: skip
 
 
 def _list(rng: random.Random, shown: Header, stated: Sequence[Finding], normal: bool, header: Header) -> str:
@@ -270,12 +211,12 @@ def _list(rng: random.Random, shown: Header, stated: Sequence[Finding], normal: 
         return _plain(rng, shown, stated, normal, header)
     lead = rng.choice(("Findings: {}.", "Findings: {}.", "Impression: {}.", "Findings: {}.", "Diagnosis: {}.", "{}."))
     joined = ", ".join(names) if rng.random() < 0.7 else _join(names, "and")
-    return " ".join(filter(None, (_end(_cap(_header(rng, shown))), _cap(lead.format(joined)), *others)))
+    return " ".join(filter(None, (_end(cap(heading(rng, shown))), cap(lead.format(joined)), *others)))
 
 
 def _plain(rng: random.Random, shown: Header, stated: Sequence[Finding], normal: bool, header: Header) -> str:
     """A header and sentences; now and then the header stands last."""
-    head, said = _end(_cap(_header(rng, shown))), _body(rng, stated, normal, header)
+    head, said = _end(cap(heading(rng, shown))), _body(rng, stated, normal, header)
     return " ".join(filter(None, [*said, head] if rng.random() < 0.15 else [head, *said]))
 
 
@@ -283,7 +224,7 @@ def _sectioned(rng: random.Random, shown: Header, stated: Sequence[Finding], nor
     """Section headers: FINDINGS, IMPRESSION, sometimes with the study above them."""
     up = rng.random() < 0.6
     gap, line = rng.choice(((" ", " "), ("\n", " "), ("\n\n", "\n")))
-    head = _end(_cap(_header(rng, shown)))
+    head = _end(cap(heading(rng, shown)))
     label = rng.choice(("", "", "Examination", "Technique", "Exam"))
     parts = [(label, head)] if head else []
     body = " ".join(_body(rng, stated, normal, header))
@@ -300,7 +241,7 @@ def _long(rng: random.Random, shown: Header, stated: Sequence[Finding], normal: 
     """A full report: study, comparison, findings sentence by sentence, impression in other words."""
     if not stated and not normal:
         return _plain(rng, shown, stated, normal, header)
-    head = _end(_cap(_header(rng, shown)))
+    head = _end(cap(heading(rng, shown)))
     quality = [rng.choice(_QUALITY)] if rng.random() < 0.4 else []
     detail = [_sentence(rng, f) for f in stated]
     if normal:
@@ -309,10 +250,12 @@ def _long(rng: random.Random, shown: Header, stated: Sequence[Finding], normal: 
     rng.shuffle(detail)
     closing = _body(rng, [f for f in stated if f.status != "absent"], normal, header, most=1)
     up, label = rng.random() < 0.6, rng.choice(("Examination", "Technique", "Exam", "Procedure"))
-    parts = [(label, head), ("Comparison", rng.choice(_NO_PRIOR)), ("Findings", " ".join([*quality, *detail])), ("Impression", " ".join(closing))]
+    parts = [
+        (label, head),
+        ("Comparison", rng.choice(_NO_PRIOR)),
+        ("Findings", " ".join([*quality, *detail])),
+        ("Impression", " ".join(closing)),
+    ]
     if rng.random() < 0.3:
         return " ".join(text for _, text in (parts[0], *parts[2:]) if text)
     return "\n".join(f"{one.upper() if up else one}: {text}" for one, text in parts if text)
-
-
-assert set(name for name, _ in NOUNS) <= set(VOCABULARY)

@@ -1,23 +1,8 @@
-"""The words for composing: titles of studies, nouns of findings, and what a normal study says."""
+"""The words for composing: nouns of findings, and what a normal study says."""
 
 from __future__ import annotations
 
-# (modality, body) -> titles; the first is the plain one.
-STUDIES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("cxr", ""): ("chest radiograph", "chest radiograph", "chest x-ray", "chest X-ray", "CXR", "chest film", "radiograph of the chest",
-                  "chest xray", "x-ray of the chest"),
-    ("ct", "chest"): ("chest CT", "chest CT", "CT of the chest", "CT chest", "thoracic CT", "CT scan of the chest",
-                      "computed tomography of the chest"),
-    ("ct", "brain"): ("head CT", "CT of the head", "CT head", "brain CT"),
-    ("ct", ""): ("CT", "CT scan", "computed tomography"),
-    ("mri", "brain"): ("brain MRI", "brain MRI", "MRI of the brain", "MRI brain", "cranial MRI", "magnetic resonance image of the brain",
-                       "brain MR"),
-    ("mri", ""): ("MRI", "MR", "magnetic resonance imaging"),
-    ("us", "breast"): ("breast ultrasound", "breast ultrasound", "ultrasound of the breast", "breast sonogram", "breast US",
-                       "breast sonography", "US of the breast"),
-    ("us", ""): ("ultrasound", "sonogram"),
-    ("pet", ""): ("PET", "FDG PET", "PET scan"),
-}  # fmt: skip
+from vlgen.findings import either
 
 # (finding, kind) -> nouns; "~" before a noun that takes an article.
 NOUNS: dict[tuple[str, str], tuple[str, ...]] = {
@@ -28,14 +13,16 @@ NOUNS: dict[tuple[str, str], tuple[str, ...]] = {
     ("infiltration", ""): ("infiltration", "~infiltrate", "~pulmonary infiltrate", "infiltrates"),
     ("opacity", ""): ("~opacity", "opacification"),
     ("pneumonia", ""): ("pneumonia", "pneumonia", "pneumonia", "pneumonic infiltrates"),
-    ("pneumonia", "bacterial"): ("bacterial pneumonia", "bacterial pneumonia", "pneumonia, bacterial", "pneumonia of bacterial origin"),
+    ("pneumonia", "bacterial"): ("bacterial pneumonia", "bacterial pneumonia", "pneumonia, bacterial",
+        "pneumonia of bacterial origin"),
     ("pneumonia", "viral"): ("viral pneumonia", "viral pneumonia", "viral pneumonitis", "pneumonia of viral origin"),
     ("pneumonia", "covid-19"): ("COVID-19 pneumonia", "COVID-19 pneumonia", "COVID pneumonia", "SARS-CoV-2 pneumonia",
                                 "pneumonia due to COVID-19", "COVID-19"),
     ("pneumonia", "pneumocystis"): ("pneumocystis pneumonia", "Pneumocystis jirovecii pneumonia"),
     ("edema", ""): ("edema", "pulmonary edema", "pulmonary edema"),
     ("congestion", ""): ("pulmonary vascular congestion", "vascular congestion"),
-    ("cardiomegaly", ""): ("cardiomegaly", "cardiomegaly", "~enlarged heart", "cardiac enlargement", "~enlarged cardiac silhouette"),
+    ("cardiomegaly", ""): ("cardiomegaly", "cardiomegaly", "~enlarged heart", "cardiac enlargement",
+        "~enlarged cardiac silhouette"),
     ("nodule", ""): ("~nodule", "~nodule", "~pulmonary nodule"),
     ("mass", ""): ("~mass", "~mass lesion"),
     ("mass", "benign"): ("~benign mass", "~benign mass", "~benign mass lesion"),
@@ -65,12 +52,15 @@ NOUNS: dict[tuple[str, str], tuple[str, ...]] = {
 
 # Findings that have a size rather than a degree.
 SIZED = frozenset(
-    "pleural effusion|pneumothorax|mass|nodule|hernia|opacity|glioma|meningioma|pituitary tumor|tumor|cavity|bulla|granuloma"
-    "|pericardial effusion|aneurysm".split("|")
+    either(
+        "pleural effusion|pneumothorax|mass|nodule|hernia|opacity|glioma|meningioma|pituitary tumor|tumor|cavity"
+        "|bulla|granuloma|pericardial effusion|aneurysm"
+    )
 )
 
 PRESENT_CLAUSES: dict[str, tuple[str, ...]] = {
-    "cardiomegaly": ("The heart is {how}enlarged.", "Heart size is {how}enlarged.", "The cardiac silhouette is {how}enlarged.",
+    "cardiomegaly": ("The heart is {how}enlarged.", "Heart size is {how}enlarged.",
+        "The cardiac silhouette is {how}enlarged.",
                      "{how}enlarged heart."),
     "hyperinflation": ("The lungs are {how}hyperinflated.",),
     "low lung volumes": ("Lung volumes are low.", "Low lung volumes."),
@@ -86,7 +76,8 @@ ABSENT_CLAUSES: dict[str, tuple[str, ...]] = {
 
 # What may be denied where a study is normal.
 NEGATIVES: dict[str, tuple[str, ...]] = {
-    "cxr": ("pneumothorax", "pleural effusion", "consolidation", "pneumonia", "edema", "cardiomegaly", "nodule", "mass", "atelectasis",
+    "cxr": ("pneumothorax", "pleural effusion", "consolidation", "pneumonia", "edema", "cardiomegaly", "nodule",
+        "mass", "atelectasis",
             "infiltration", "fracture"),
     "ct": ("pneumothorax", "pleural effusion", "consolidation", "pneumonia", "nodule", "mass"),
     "mri": ("glioma", "meningioma", "pituitary tumor", "tumor"),
@@ -94,14 +85,20 @@ NEGATIVES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 NORMAL: dict[str, tuple[str, ...]] = {
-    "cxr": ("No acute cardiopulmonary abnormality.", "Lungs are clear.", "Normal chest.", "No acute finding.", "No acute findings.",
-            "The lungs are clear.", "Normal chest radiograph.", "No acute cardiopulmonary disease.", "Unremarkable chest.",
-            "No active disease.", "Normal study.", "No acute disease.", "No finding.", "No acute cardiopulmonary process.",
-            "The chest is normal.", "Heart size is normal and the lungs are clear.", "No radiographic evidence of disease.",
+    "cxr": ("No acute cardiopulmonary abnormality.", "Lungs are clear.", "Normal chest.", "No acute finding.",
+        "No acute findings.",
+            "The lungs are clear.", "Normal chest radiograph.", "No acute cardiopulmonary disease.",
+            "Unremarkable chest.",
+            "No active disease.", "Normal study.", "No acute disease.", "No finding.",
+            "No acute cardiopulmonary process.",
+            "The chest is normal.", "Heart size is normal and the lungs are clear.",
+            "No radiographic evidence of disease.",
             "Both lungs are clear.", "No significant abnormality."),
-    "ct": ("No acute abnormality.", "Normal chest CT.", "No significant abnormality.", "The lungs are clear.", "Normal study."),
+    "ct": ("No acute abnormality.", "Normal chest CT.", "No significant abnormality.", "The lungs are clear.",
+        "Normal study."),
     "mri": ("No tumor.", "No tumor.", "Normal brain MRI.", "No intracranial mass.", "No mass lesion.", "Normal study.",
-            "No intracranial tumor.", "No tumor is seen.", "No abnormality.", "Negative for tumor.", "No evidence of tumor.",
+            "No intracranial tumor.", "No tumor is seen.", "No abnormality.", "Negative for tumor.",
+            "No evidence of tumor.",
             "Unremarkable study.", "No brain tumor."),
     "us": ("No mass.", "No mass.", "Normal breast ultrasound.", "Normal breast.", "No breast mass.", "No mass is seen.",
            "No suspicious mass.", "No abnormality.", "Negative for mass.", "Normal study.", "No evidence of a mass."),

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 
+from vlgen.findings import either
+
 SECTIONS = ("indication", "comparison", "technique", "findings", "impression")
 
 _NAMES = {
-    "indication": "indications?|clinical indications?|history|clinical history|clinical information|clinical data|reason for"
-    "(?: the)?(?: exam| examination| study)?|clinical question|history of present illness|patient history|symptoms?",
+    "indication": "indications?|clinical indications?|history|clinical history|clinical information|clinical data"
+    "|reason for(?: the)?(?: exam| examination| study)?|clinical question|history of present illness|patient history"
+    "|symptoms?",
     "comparison": "comparisons?|comparison studies|prior studies|compared to|comparison exams?",
-    "technique": "techniques?|exam|examination|procedure|procedure comments?|study|exam type|views?|protocol|type of exam",
+    "technique": "techniques?|exam|examination|procedure|procedure comments?|study|exam type|views?|protocol"
+    "|type of exam",
     "findings": "findings?|report|observations?|description|chest findings|result|results|findings/impression"
     "|radiographic findings|imaging findings",
     "impression": "impressions?|conclusions?|opinion|summary|assessment|interpretation|final impression|diagnosis"
     "|imp|final report impression",
 }  # fmt: skip
-_SECTION = {
-    name: re.compile(rf"(?:{words})", re.IGNORECASE) for name, words in _NAMES.items()
-}
+_SECTION = {name: re.compile(rf"(?:{words})", re.IGNORECASE) for name, words in _NAMES.items()}
 _ANY = "|".join(_NAMES.values())
 # A header ends in a colon and begins a line or a sentence, or stands alone on its line.
 _HEADER = re.compile(
@@ -29,15 +31,15 @@ _HEADER = re.compile(
 _BRACKETED = re.compile(r"\[\*\*[^\[\]]{0,300}\*\*\]")
 _MARK = re.compile(r"(?:X{3,}|_{2,}|\[\*\*|\*\*\])(?:[- ]?(?:years?|months?)[- ]old\b|[- ]?y[./]?o\b)?")
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": " - ",
-                         "\u00a0": " ", "\u2010": "-", "\u2011": "-", "\r": "\n", "\t": " ", "\f": "\n", "\v": "\n"})  # fmt: skip
+                         "\u00a0": " ", "\u2010": "-", "\u2011": "-", "\r": "\n", "\t": " ", "\f": "\n",
+                         "\v": "\n"})  # fmt: skip
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\ufeff\ud800-\udfff]")
 
 _END = re.compile(r"[.!?]+[\"')\]]{0,2}(?=\s|$)|(?<=[a-z]{2}[a-z)])\.(?=[A-Z][a-z])|\n")
-_ABBREVIATIONS = frozenset(
-    "dr mr mrs ms st vs approx no fig e.g i.e cf ca etc resp prof jr sr pt lt rt inc ant post lat incl".split()
-)
+_ABBREVIATIONS = frozenset(either("st|approx|no|fig|cf|ca|etc|resp|jr|sr|pt|lt|rt|inc|ant|post|lat|incl"))
+_TITLES = frozenset(either("dr|mr|mrs|ms|vs|prof|e.g|i.e"))
 _BULLET = re.compile(r"\s*(?:[-*>\u2022\u00b7#]+\s*|\(?\d{1,2}[.)]\s+|\(?[a-z][)]\s+)+")
-_GLUE = frozenset("of the a an or and no with without in to for by from is are on at as than left right".split())
+_GLUE = frozenset(either("of|the|a|an|or|and|no|with|without|in|to|for|by|from|is|are|on|at|as|than|left|right"))
 
 
 def clean(text: str) -> str:
@@ -86,21 +88,23 @@ def sentences(text: str) -> list[str]:
     for match in _END.finditer(text):
         end = match.end()
         said = text[max(start, match.start() - 120) : match.start()]
-        if match[0] == "\n":
-            if _wrapped(said, text[end : end + 80]):
+        if match[0] == "\n" and _wrapped(said, text[end : end + 80]):
+            continue
+        if match[0] == ".":
+            if _abbreviated(said, text[end : end + 2]):
                 continue
-        elif match[0] == ".":
-            word = said[-12:].rsplit(None, 1)[-1].lower() if said[-12:].strip() else ""
-            last = word.lstrip("(\"'")
-            if last in _ABBREVIATIONS and not (last in ("no", "post", "st", "lat") and len(text) - end < 2):
-                if text[end : end + 2].strip()[:1].islower() or last in ("dr", "mr", "mrs", "ms", "vs", "prof", "e.g", "i.e"):
-                    continue
             if len(said.strip()) <= 3 and said.strip(" -#(").isdigit():
                 continue
         found.append(text[start:end])
         start = end
     found.append(text[start:])
     return [said for said in (" ".join(_unbullet(one).split()) for one in found) if any(c.isalnum() for c in said)]
+
+
+def _abbreviated(said: str, after: str) -> bool:
+    """Whether a full stop ends an abbreviation: always a title's, else where the sentence goes on in lower case."""
+    word = said[-12:].rsplit(None, 1)[-1].lower().lstrip("(\"'") if said[-12:].strip() else ""
+    return word in _TITLES or (word in _ABBREVIATIONS and after.strip()[:1].islower())
 
 
 def _unbullet(said: str) -> str:

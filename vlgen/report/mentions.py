@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from vlgen.findings import NOT_FINDINGS, VOCABULARY, Finding, Term
-from vlgen.lexicon import Lexicon, tokens
+from vlgen.report.cues import CUES, EITHER, GRADES, MAYBE, MIDLINE, NOT, OPENERS, SIDES, VERBS, WALLS
+from vlgen.report.lexicon import Lexicon, tokens
 
 # A sentence longer than this is read in pieces, so that time stays linear in a text without full stops.
 LONGEST = 160
+
 
 @dataclass(frozen=True)
 class _Hit:
@@ -31,72 +33,7 @@ def _hits() -> dict[str, _Hit]:
 
 
 _TERMS: Lexicon[_Hit] = Lexicon(_hits().items())
-
-# NegEx's kinds of cue (Chapman et al. 2001): no = denies what follows, was = denies what came before, so for doubt.
-_CUES: Lexicon[str] = Lexicon(
-    (phrase, kind)
-    for kind, phrases in {
-        "no": "no|without|negative for|free of|free from|absence of|devoid of|clear of|deny|denied|resolved"
-        "|resolution of|clearing of|rule out|ruled out for|nor|neither|lack of|not|never|removal of|rather than"
-        "|no evidence of|no sign of|unremarkable for|w o|interval resolution of|no longer|negative|exclude|to exclude"
-        "|no evidence for|non|no definite|without evidence of|cleared of|not have|absent|fail to show|no suggestion of",
-        "was": "not seen|not identified|not evident|not present|not visualized|not demonstrated|not appreciated"
-        "|not detected|not noted|not observed|not visible|not apparent|not found|has resolved|have resolved|now resolved"
-        "|unlikely|not likely|is absent|are absent|no longer seen|no longer present|no longer visualized"
-        "|no longer evident|no longer identified|no longer visible|ruled out|been excluded|is excluded|are excluded|none"
-        "|has cleared|have cleared|not definitely seen|not clearly seen|not confirmed|not suspected"
-        "|completely resolved|no longer appreciated|not evidenced|been removed|not definitely identified|: negative|: absent|: no",
-        "may": "suggestive of|suggesting|suggest|possible|possibly|may represent|may be|may reflect|may|might|could represent|could be|could reflect"
-        "|could|cannot exclude|can not exclude|cannot rule out|can not rule out|cannot be certain|not exclude"
-        "|difficult to exclude|questionable|question of|question|suspiciou for|suspicious for|suspicion of"
-        "|suspicion for|suspected|suspect|concerning for|concern for|concern of|worrisome for|equivocal|uncertain"
-        "|perhaps|potentially|potential|differential|not rule out|cannot completely exclude|cannot entirely exclude"
-        "|cannot be used to exclude|not completely exclude|raise the possibility of|possibility of|not necessarily",
-        "perhaps": "cannot be excluded|can not be excluded|not excluded|is possible|are possible|is suspected"
-        "|are suspected|cannot be ruled out|can not be ruled out|is questionable|are questionable|is questioned"
-        "|not be excluded|not entirely excluded|cannot be entirely excluded|cannot be completely excluded"
-        "|not be entirely excluded|not be completely excluded|not be ruled out|also possible|a possibility"
-        "|difficult to exclude entirely|is uncertain|is equivocal|remain possible|cannot excluded|is not excluded",
-        "moot": "may not be|might not be|can be missed|may be missed|may be obscured",
-        "or": "versus|vs",
-        "skip": "to identify|evaluate for|to evaluate|assess for|history of|screening for|evaluation for|evaluation of|looking for"
-        "|correlate for|correlate clinically for|clinical correlation for|clinical concern for|in the setting of|if there is|h o|prior history of|known history of|risk of|r o",
-        "none": "no change|no significant change|no interval change|no significant interval change|without change"
-        "|without significant change|no increase in|not changed|not significantly changed|not only|not cause"
-        "|no appreciable change|without interval change|no substantial change|no short interval change|not increased"
-        "|without significant interval change|no definite change|no detrimental change|no worsening of"
-        "|no convincing change|no further|no improvement in|not improved|no new or|no real change|no gross change",
-        "stop": "but|however|although|though|except|apart from|aside from|other than|otherwise|with the exception of"
-        "|yet|which|there is|there are|there has|there have|there was|there remain|while|wherea|besides"
-        "|in addition|beyond|despite|nevertheless|is there|secondary to|is noted in",
-    }.items()
-    for phrase in phrases.split("|")
-)
-_OPENERS = frozenset(
-    "small mild moderate minimal trace tiny stable unchanged persistent chronic old healed there subtle slight"
-    " scattered minor increased improved decreased worsening mildly".split()
-)
-_GRADES = {
-    **dict.fromkeys("borderline small mild minimal trace tiny slight subtle minor faint mildly slightly minimally little".split(), "mild"),
-    **dict.fromkeys("moderate moderately medium".split(), "moderate"),
-    **dict.fromkeys("large severe severely massive marked markedly extensive gross grossly huge substantial".split(), "severe"),
-}  # fmt: skip
-_SIDES = {
-    "left": "left", "lingula": "left", "lingular": "left", "right": "right", "leftward": "", "lt": "left", "rt": "right",
-    **dict.fromkeys("bilateral bilaterally both bibasilar bibasal biapical bihilar bilat biba".split(), "bilateral"),
-}  # fmt: skip
-# Said before or behind what they qualify.
-_EITHER = frozenset(("resolved", "suspected", "questioned", "possible", "questionable"))
-_NOT = frozenset(("not", "no", "without", "nor"))
-_MAYBE = frozenset(("may", "possibly", "could", "questionably", "might", "perhaps", "possible"))
-_VERBS = frozenset(("is", "are", "was", "were", "has", "have", "appear", "remain", "show", "demonstrate", "be"))
-_WALLS = frozenset((",", ";", ":", "(", ")", "?", "and", "or", "with", "without", "but", "is", "are", "has", "was", "nor", "plus"))
-# What has no side, or whose side is not the patient's.
-_MIDLINE = frozenset(
-    "cardiomegaly|emphysema|COPD|ARDS|heart failure|scoliosis|kyphosis|degenerative change|osteopenia|tortuous aorta"
-    "|atherosclerosis|hyperinflation|low lung volumes|pulmonary hypertension|pericardial effusion|pacemaker|sternotomy"
-    "|endotracheal tube|pneumoperitoneum|widened mediastinum|hernia|pituitary tumor".split("|")
-)
+_KINDS = {t.name: [(f" {' '.join(tokens(word))} ", kind) for word, kind in t.kinds] for t in VOCABULARY.values()}
 
 
 @dataclass
@@ -131,7 +68,7 @@ def _named(words: list[str]) -> list[_Mention]:
     named: list[_Mention] = []
     i = 0
     while i < len(words):
-        hit = _TERMS.at(words, i)
+        hit = _TERMS.at(words, i) if words[i] in _TERMS else None
         if hit is None:
             i += 1
             continue
@@ -140,9 +77,9 @@ def _named(words: list[str]) -> list[_Mention]:
         status = "absent" if value.normal else "present"
         if fixed:
             inside = set(words[i:end])
-            if inside & _NOT:
+            if inside & NOT:
                 status = "present" if value.normal else "absent"
-            elif inside & _MAYBE and not value.normal:
+            elif inside & MAYBE and not value.normal:
                 status = "uncertain"
         if not (value.normal and status == "present"):
             named += [_Mention(i, end, term, status, fixed) for term in value.terms]
@@ -169,7 +106,7 @@ def _judge(words: list[str], named: list[_Mention]) -> None:
                 clause.append(mention)
             i = max(i + 1, max(m.start + 1 if m.fixed else m.end for m in at[i]))
             continue
-        cue = _CUES.at(words, i)
+        cue = CUES.at(words, i) if words[i] in CUES else None
         if cue is None:
             word = words[i]
             if word == ";":
@@ -182,7 +119,7 @@ def _judge(words: list[str], named: list[_Mention]) -> None:
                 state, clause = "may", []
             elif word in (",", "and", "with", "or") and state:
                 state = _carry(words, i, state)
-            if word in _VERBS and word not in ("be",) and not state:
+            if word in VERBS and not state:
                 clause = _subject(words, clause, i)
             i += 1
             continue
@@ -203,7 +140,7 @@ def _judge(words: list[str], named: list[_Mention]) -> None:
             for mention in clause[-1:]:
                 mention.status = "uncertain" if mention.status == "present" else mention.status
             state = state or "may"
-        elif words[i] in _EITHER and not any(k in at for k in range(end, end + 4)):
+        elif words[i] in EITHER and not any(k in at for k in range(end, end + 4)):
             for mention in clause:
                 mention.status = "absent" if words[i] == "resolved" else "uncertain"
         elif kind == "stop":
@@ -217,7 +154,7 @@ def _judge(words: list[str], named: list[_Mention]) -> None:
 def _subject(words: list[str], clause: list[_Mention], i: int) -> list[_Mention]:
     """The mentions that are the subject of a verb at word i: those since the last verb and its conjunction."""
     for k in range(i - 1, -1, -1):
-        if words[k] in _VERBS or words[k] == "there":
+        if words[k] in VERBS or words[k] == "there":
             cut = next((j for j in range(i - 1, k, -1) if words[j] in (",", "and", "with")), k)
             return [mention for mention in clause if mention.start > cut]
     return clause
@@ -231,7 +168,7 @@ def _carry(words: list[str], i: int, state: str) -> str:
         return state if joint == "or" or after[:1] == ["or"] or (joint == "," and listed) or joint == "with" else ""
     if joint == "or" or not after:
         return state
-    opens = after[0] in _OPENERS or (after[0] in _SIDES and after[-1] in _OPENERS)
+    opens = after[0] in OPENERS or (after[0] in SIDES and after[-1] in OPENERS)
     if joint == "with":
         return "" if opens else state
     if opens:
@@ -250,16 +187,16 @@ def _describe(words: list[str], named: list[_Mention], n: int) -> Finding:
     if mention.fixed and status == "absent":
         return Finding(name, status, kind=kind)
     start = mention.start
-    while start > before and words[start - 1] not in _WALLS:
+    while start > before and words[start - 1] not in WALLS:
         start -= 1
     side = ""
-    if name not in _MIDLINE:
+    if name not in MIDLINE:
         side = _side(words[start : mention.end]) or _side(_forward(words, mention.end, after))
         if not side and len({(m.start, m.end) for m in named}) == 1:
             side = _side(words)
-    grades = [_GRADES[w] for w in words[start : mention.end] if w in _GRADES]
+    grades = [GRADES[w] for w in words[start : mention.end] if w in GRADES]
     if not grades and words[mention.end : mention.end + 1] and words[mention.end] in ("is", "are", "appear"):
-        grades = [_GRADES[w] for w in words[mention.end : min(mention.end + 4, after)] if w in _GRADES]
+        grades = [GRADES[w] for w in words[mention.end : min(mention.end + 4, after)] if w in GRADES]
     return Finding(name, status, side, grades[-1] if grades and status != "absent" else "", kind)
 
 
@@ -269,8 +206,8 @@ def _forward(words: list[str], start: int, stop: int) -> list[str]:
         if words[k] in (",", ";", ":", "(", "?", "with", "without", "but"):
             return words[start:k]
         if words[k] in ("and", "or"):
-            both = k + 1 < len(words) and words[k + 1] in _SIDES
-            if not both or (stop < len(words) and not any(word in _WALLS for word in words[k + 1 : stop])):
+            both = k + 1 < len(words) and words[k + 1] in SIDES
+            if not both or (stop < len(words) and not any(word in WALLS for word in words[k + 1 : stop])):
                 return words[start:k]
     if stop == len(words):
         return words[start:stop]
@@ -280,7 +217,7 @@ def _forward(words: list[str], start: int, stop: int) -> list[str]:
 
 
 def _side(words: list[str]) -> str:
-    sides = {_SIDES[word] for word in words if word in _SIDES}
+    sides = {SIDES[word] for word in words if word in SIDES}
     return "bilateral" if "bilateral" in sides or sides == {"left", "right"} else "".join(sides)
 
 
@@ -291,9 +228,11 @@ def _kind(words: list[str], mention: _Mention, before: int, after: int) -> str:
     own = words[mention.start : mention.end]
     ahead = words[max(before, mention.start - 3) : mention.start]
     behind = words[mention.end : min(after, mention.end + 5)]
-    for near in (own, ahead, behind if behind[:1] != [","] else []):
+    if behind[:1] == [","]:  # "pneumonia, bacterial"
+        behind = behind[1:2] if after != mention.end + 2 or after == len(words) else []
+    for near in (own, ahead, behind):
         text = f" {' '.join(near)} "
-        hits = [(text.rfind(f" {' '.join(tokens(w))} "), kind) for w, kind in mention.term.kinds]
+        hits = [(text.rfind(word), kind) for word, kind in _KINDS[mention.term.name]]
         if max(hits)[0] >= 0:
             return max(hits)[1]
     return ""
@@ -302,8 +241,9 @@ def _kind(words: list[str], mention: _Mention, before: int, after: int) -> str:
 def merge(found: list[Finding]) -> tuple[Finding, ...]:
     """One finding for each name and side: what is asserted anywhere stands over doubt, doubt over denial."""
     merged: dict[tuple[str, str], Finding] = {}
+    unlike = dict.fromkeys(found)
     for status in ("present", "uncertain", "absent"):
-        for one in (f for f in found if f.status == status):
+        for one in (f for f in unlike if f.status == status):
             same = [key for key, f in merged.items() if key[0] == one.name]
             if any(merged[key].status != status and (not key[1] or not one.side or key[1] == one.side) for key in same):
                 continue
@@ -315,7 +255,7 @@ def merge(found: list[Finding]) -> tuple[Finding, ...]:
             side = "bilateral" if "bilateral" in (old.side, one.side) else old.side or one.side
             grown = replace(old, side=side, severity=old.severity or one.severity, kind=old.kind or one.kind)
             merged[one.name, side] = grown
-    order = {name: n for n, name in enumerate(dict.fromkeys(f.name for f in found))}
+    order = {name: n for n, name in enumerate(dict.fromkeys(f.name for f in unlike))}
     return tuple(sorted(merged.values(), key=lambda f: order[f.name]))
 
 

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vlgen import phrases
-from vlgen.findings import Finding
-from vlgen.header import Header
-from vlgen.lexicon import Lexicon, tokens
-from vlgen.mentions import mentions, merge
-from vlgen.sections import clean, sections, sentences
+from vlgen.findings import Finding, either
+from vlgen.report.header import Header
+from vlgen.report.lexicon import Lexicon, tokens
+from vlgen.report.mentions import mentions, merge
+from vlgen.report.phrases import compose
+from vlgen.report.sections import clean, sections, sentences
+from vlgen.report.studies import study
 
-_NORMAL: Lexicon[str] = Lexicon(
-    (phrase, scope)
-    for scope, group in {
-        "": "no acute|no active|no significant|no .. abnormality|no .. finding|no .. pathology|no .. cardiopulmonary"
-        "|no .. disease|no .. process|normal chest|chest normal|normal study|normal exam|normal examination|normal scan"
-        "|normal radiograph|normal film|normal .. radiograph|normal .. mri|normal .. ct|normal .. ultrasound|no acute .."
-        " process|unremarkable chest|unremarkable study|unremarkable exam|unremarkable examination|chest unremarkable"
-        "|negative chest|negative exam|negative study|chest .. normal|chest .. unremarkable|normal .. mr|normal appearance"
-        "|study .. normal|exam .. normal|examination .. normal|scan .. normal|within normal limit|lung .. clear"
-        "|lung clear|clear lung|normal cxr|cxr normal|normal x ray|x ray normal|normal sonogram|unremarkable"
-        "|negative for acute|negative for .. abnormality|negative for .. disease|no evidence of acute|no evidence of active|no radiographic evidence|without acute|no pathologic|normal brain"
-        "|normal breast|radiograph .. normal|mri .. normal|ultrasound .. normal|ct .. normal|no cardiopulmonary",
-        "mri": "no tumor|no .. tumor|no tumour|no .. tumour|no .. mass|no .. lesion|no .. neoplasm|without tumor"
-        "|without tumour|negative for tumor|negative for tumour|tumor .. not|tumour .. not|free of tumor|free of tumour",
-        "us": "no mass|no .. mass|no .. lesion|without mass|negative for mass|mass .. not|free of mass|without .. mass",
-    }.items()
-    for phrase in group.split("|")
+_NORMAL: Lexicon[bool] = Lexicon(
+    (phrase, True)
+    for phrase in either(
+        "no acute|no active|no significant|no .. abnormality|no .. finding|no .. pathology"
+        "|no .. cardiopulmonary|no .. disease|no .. process|normal chest|chest normal|normal study|normal exam"
+        "|normal examination|normal scan|normal radiograph|normal film|normal .. radiograph|normal .. mri"
+        "|normal .. ct|normal .. ultrasound|no acute .. process|unremarkable chest|unremarkable study"
+        "|unremarkable exam|unremarkable examination|chest unremarkable|negative chest|negative exam|negative study"
+        "|chest .. normal|chest .. unremarkable|normal .. mr|normal appearance|study .. normal|exam .. normal"
+        "|examination .. normal|scan .. normal|within normal limit|lung .. clear|lung clear|clear lung|normal cxr"
+        "|cxr normal|normal x ray|x ray normal|normal sonogram|unremarkable|negative for acute"
+        "|negative for .. abnormality|negative for .. disease|no evidence of acute|no evidence of active"
+        "|no radiographic evidence|without acute|no pathologic|normal brain|normal breast|radiograph .. normal"
+        "|mri .. normal|ultrasound .. normal|ct .. normal|no cardiopulmonary"
+    )
 )
+# What a study is made to look for: its absence is the normal report.
+_SOUGHT = {"mri": ("tumor", "mass"), "us": ("mass",)}
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,12 @@ class Report:
         """The report that a text is; any text is one, if only an empty one."""
         text = clean(text)
         parts = sections(text)
-        said = {name: body for name, body in parts}
+        said = dict(parts)
         header = Header.read("\n".join(body for name, body in _by_weight(parts)))
         seen = [s for name in ("findings", "impression") for s in sentences(said.get(name, ""))]
         found = merge([finding for sentence in seen for finding in mentions(sentence)])
         calm = all(finding.status == "absent" for finding in found)
+        sought = any(finding.name in _SOUGHT.get(header.modality, ()) for finding in found)
         return cls(
             text,
             parts,
@@ -78,7 +80,7 @@ class Report:
             header.age,
             header.child,
             header.contrast,
-            calm and any(_normal(sentence, header.modality) for sentence in seen),
+            calm and (sought or any(_normal(sentence) for sentence in seen)),
         )
 
     def section(self, name: str) -> str:
@@ -96,7 +98,7 @@ class Report:
         """
         if not self.sections or (len(self.sections) == 1 and self.sections[0][1] == self.text):
             return " ".join(self.text.split())
-        head = phrases.study(self._header())
+        head = study(self._header())
         parts = [head] if head else []
         for name in ("impression", "findings"):
             for sentence in sentences(self.section(name)):
@@ -108,11 +110,11 @@ class Report:
 
     def _states(self, sentence: str) -> bool:
         """Whether a sentence says anything of findings or of their absence."""
-        return bool(mentions(sentence)) or _normal(sentence, self.modality)
+        return bool(mentions(sentence)) or _normal(sentence)
 
     def compose(self, seed: int) -> str:
         """A new text of the facts of this report, in one of many phrasings; the same seed gives the same text."""
-        return phrases.compose(self._header(), self.findings, normal=self.normal, seed=seed)
+        return compose(self._header(), self.findings, normal=self.normal, seed=seed)
 
     def _header(self) -> Header:
         said = Header.read(self.text)
@@ -127,9 +129,8 @@ def _by_weight(parts: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
     return sorted((part for part in parts if part[0] in order), key=lambda part: order.index(part[0]))
 
 
-def _normal(sentence: str, modality: str) -> bool:
+def _normal(sentence: str) -> bool:
     words = tokens(sentence)
     if words == ["negative"] or words == ["normal"]:
         return True
-    hits = (_NORMAL.at(words, i) for i in range(len(words)))
-    return any(hit is not None and (hit[1] in ("", modality) or not modality) for hit in hits)
+    return any(words[i] in _NORMAL and _NORMAL.at(words, i) for i in range(len(words)))
