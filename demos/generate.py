@@ -15,7 +15,8 @@ import gradio as gr
 
 from vlgen.backbone import Backbone, load
 from vlgen.cli import seed_list
-from vlgen.generate import collect, sample
+from vlgen.generate import sample
+from vlgen.images import write
 from vlgen.plan import plan
 from vlgen.solvers import SOLVERS
 
@@ -51,11 +52,15 @@ def build(backbone: Backbone) -> gr.Blocks:
             raise gr.Error(str(error)) from None
         tokens = f"tokens kept {todo.tokens.kept}, dropped {todo.tokens.dropped}"
         text = "\n".join([todo.line(), tokens, *(f"note: {note}" for note in todo.notes)])
-        parts = []
+        pictures: list[tuple[str, str]] = []
         for progress in sample(backbone, todo):  # a generator: Stop ends it within one step
             if progress.finished:
-                parts.append(progress.finished)
-                pictures = list(zip(collect(parts).pil(), (f"seed {s}" for s in todo.seeds), strict=False))
+                # written as files, so that what the browser saves carries the mark that it is synthetic
+                paths = write(progress.finished, os.environ["GRADIO_TEMP_DIR"])
+                pictures += [
+                    (str(path), f"seed {r['seed']}")
+                    for path, r in zip(paths, progress.finished.provenance, strict=True)
+                ]
                 yield pictures, text
             else:
                 yield gr.skip(), f"{text}\nstep {progress.step} of {progress.steps}, {progress.done} images done"

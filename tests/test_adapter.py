@@ -111,6 +111,12 @@ def _first(value: float) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.
         (lambda f: _contract(f, prediction="epsilon"), "is for epsilon"),
         (lambda f: _contract(f, modality="xray"), "unknown modality"),
         (lambda f: _contract(f, rank=0), "must be above 0"),
+        (lambda f: _contract(f, rank=2.5), "must be above 0"),
+        (lambda f: _contract(f, alpha=float("inf")), "must be above 0"),
+        (lambda f: _contract(f, name=5), "wants text"),
+        (lambda f: _contract(f, name=""), "needs a name"),
+        (lambda f: _contract(f, targets=[]), "needs a name"),
+        (lambda f: _contract(f, kernel="cauchy"), "kernel 'cauchy' is unknown"),
         (lambda f: _contract(f, surprise=1), "does not know 'surprise'"),
         (lambda f: _contract(f, targets=["no_such"]), "no module"),
         (lambda f: _contract(f, rank=3), r"is \(2, "),
@@ -142,6 +148,20 @@ def test_another_base_of_the_same_shape_is_refused(saved: tuple[Path, torch.Tens
     other = load_backbone(build_own(tmp_path / "other", seed=1))
     with pytest.raises(ValueError, match="was made for tiny"):
         load(other, saved[0])
+
+
+def test_its_kernel_becomes_the_default(own: Path, saved: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
+    from vlgen.plan import plan
+
+    folder = shutil.copytree(saved[0], tmp_path / "b")
+    _contract(folder, kernel="pfgmpp:128")
+    backbone = load_backbone(own, adapter=folder)
+    assert plan(backbone, "Chest radiograph.").kernel.name == "pfgmpp:128"
+    assert plan(backbone, "Chest radiograph.").notes == ()
+    assert "trained under pfgmpp:128" in plan(backbone, "Chest radiograph.", kernel_name="gaussian").notes[0]
+    assert any("adapter was trained on" in note for note in plan(backbone, "Brain MRI.").notes)
+    with pytest.raises(ValueError, match="twice"):
+        load_backbone(own, adapter=[folder, folder])
 
 
 def test_kernels_do_not_mix(own: Path, saved: tuple[Path, torch.Tensor], tmp_path: Path) -> None:

@@ -132,6 +132,24 @@ def test_pickles_and_missing_parts_are_refused(own: Path, tmp_path: Path) -> Non
         load(copy)
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        "unet/diffusion_pytorch_model.safetensors",
+        "text_encoder/open_clip_model.safetensors",
+        "text_encoder/tokenizer.json",
+        "text_encoder/open_clip_config.json",
+    ],
+)
+@pytest.mark.parametrize("content", [b"", b"{}", None])
+def test_damaged_files_are_named(own: Path, tmp_path: Path, file: str, content: bytes | None) -> None:
+    copy = shutil.copytree(own, tmp_path / "copy")
+    whole = (copy / file).read_bytes()
+    (copy / file).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ValueError, match="copy"):
+        load(copy)
+
+
 @pytest.mark.parametrize("name", ["nobody/nothing", "no such model", "mini2", "", "../.."])
 def test_unknown_models_say_what_to_do(name: str) -> None:
     with pytest.raises(ValueError, match=r"give (mini|a model)"):

@@ -60,7 +60,7 @@ def test_the_same_command_gives_the_same_file(own: Path, tmp_path: Path, format:
 
 
 def test_a_report_from_a_file(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    findings = "The lungs are clear. " * 170
+    findings = " ".join(f"Rib number {k} is intact." for k in range(100))
     (tmp_path / "r.txt").write_text(f"FINDINGS: {findings}\nIMPRESSION: Chest radiograph. Normal.")
     assert call("generate", f"@{tmp_path / 'r.txt'}", "--model", own, "--out", tmp_path / "o", "--seeds", "0") == 0
     out = capsys.readouterr().out
@@ -81,7 +81,7 @@ def test_a_report_from_a_file(own: Path, tmp_path: Path, capsys: pytest.CaptureF
         ([TEXT, "--seeds", "a"], "rising whole numbers"),
         ([TEXT, "--seeds", ""], "rising whole numbers"),
         ([TEXT, "--seeds", "0-99999999999"], "at most 10000"),
-        ([TEXT, "--steps", "nan"], "not a valid int"),
+        ([TEXT, "--steps", "nan"], "--steps"),
         ([TEXT, "--steps", "-3"], "steps is -3"),
         ([TEXT, "--guidance-scale", "nan"], "guidance scale nan"),
         ([TEXT, "--guidance-scale", "-1"], "guidance scale -1"),

@@ -51,6 +51,11 @@ def test_the_model_card_has_what_the_hub_reads() -> None:
         assert re.search(rf"^{key}:", head, re.M), key
 
 
+def test_nothing_is_left_to_be_filled_in() -> None:
+    for file in (ROOT / "README.md", *(ROOT / "model_cards").glob("*.md")):
+        assert not re.findall(r"\b(NUMBERS|SHEET|DIFFSTEPS|TODO)\b", file.read_text()), file.name
+
+
 def test_weights_stay_small() -> None:
     files = [*(ROOT / "vlgen").rglob("*.safetensors"), *(ROOT / "adapters").rglob("*.safetensors")]
     assert sum(f.stat().st_size for f in files) <= 32 * 2**20

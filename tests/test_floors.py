@@ -30,6 +30,8 @@ def imported(file: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vlgen":
             parts = (node.module or "").split(".")
             found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("vlgen.")}
     return found - {"__version__"}
 
 
@@ -48,7 +50,10 @@ def test_every_import_goes_down_or_left() -> None:
     assert not wrong, wrong
 
 
-def test_the_walls_hold_a_wrong_import() -> None:
+def test_the_walls_hold_a_wrong_import(tmp_path: Path) -> None:
+    file = tmp_path / "kernels.py"
+    file.write_text("import vlgen.cli\nfrom vlgen import solvers\ndef f():\n    from vlgen.images import read\n")
+    assert imported(file) == {"cli", "solvers", "images"}
     assert PLACE["dicom"] < PLACE["images"] < PLACE["backbone"] < PLACE["generate"] < PLACE["cli"]
     assert PLACE["kernels"] == (1, 0) == PLACE["solvers"], "neighbors without > do not know each other"
 

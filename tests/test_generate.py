@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 import vlgen
 from vlgen.backbone import Backbone
 from vlgen.generate import contact, sample
-from vlgen.plan import digest, plan, ranges
+from vlgen.plan import again, digest, plan, ranges
+from vlgen.schedules import SCHEDULES
 
 TEXT = "AP chest radiograph. Large left pleural effusion."
 # One image alone against in a batch: float32 sums in another order, over a few steps of a tiny network.
@@ -80,6 +82,57 @@ def test_provenance_holds_everything_and_remakes_the_pixels(backbone: Backbone, 
         negative="No mass.",
     )
     assert torch.equal(again.pixels, images.pixels)
+
+
+def test_the_command_that_info_gives_remakes_the_file(backbone: Backbone, tmp_path: Path) -> None:
+    from vlgen.cli import main
+
+    weird = 'Chest radiograph with "quotes", `id`, $HOME and a\nnew line.'
+    for exact in (True, False):
+        images = vlgen.generate(
+            backbone,
+            weird,
+            seeds=[3, 4],
+            solver="ddim:0.5",
+            guidance_scale=1.23456789,
+            negative="No mass.",
+            exact=exact,
+        )
+        paths = vlgen.write(images, tmp_path / f"a{exact}", keep_report=True)
+        command = shlex.split(again(vlgen.info(paths[1])))
+        with pytest.raises(SystemExit) as caught:
+            main([*command[1:], "--out", str(tmp_path / f"b{exact}"), "--keep-report"])
+        assert not caught.value.code
+        assert (tmp_path / f"b{exact}" / paths[1].name).read_bytes() == paths[1].read_bytes()
+
+
+def test_again_trusts_no_field() -> None:
+    assert again_of(seed="1; touch X #") is None
+    assert again_of(model_source="x; touch X") == "x; touch X"
+    with pytest.raises(ValueError, match="does not say"):
+        again({"seed": 1})
+
+
+def again_of(**changes: object) -> str | None:
+    """The --model that a shell would read of the command for a changed record, None where there is no command."""
+    record = {"model_source": "mini", "adapters": {}, "exact": True, "seed": 1, "batch_seeds": [1], "steps": 2}
+    record |= {"solver": "heun", "schedule": "karras", "kernel": "gaussian", "guidance_scale": 2.0}
+    try:
+        words = shlex.split(again(record | {"negative_sha256": digest("")} | changes))
+    except ValueError:
+        return None
+    return words[words.index("--model") + 1]
+
+
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+def test_every_schedule_runs(backbone: Backbone, schedule: str) -> None:
+    images = vlgen.generate(backbone, TEXT, seeds=[0], schedule=schedule, steps=4)
+    assert bool(images.pixels.isfinite().all())
+
+
+def test_a_long_negative_text_is_said_to_be_cut(backbone: Backbone) -> None:
+    todo = plan(backbone, TEXT, negative=" ".join(f"No mass number {k}." for k in range(200)))
+    assert any("negative text is longer" in note for note in todo.notes)
 
 
 def test_a_kernel_at_infinite_d_is_the_gaussian_bit_for_bit(backbone: Backbone) -> None:

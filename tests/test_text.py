@@ -82,6 +82,11 @@ def test_the_second_chunk_matters(encoder: TextEncoder) -> None:
     assert not torch.allclose(a.pooled, b.pooled)
 
 
+def test_a_mark_inside_a_report_is_text(encoder: TextEncoder) -> None:
+    a, b = encoder(["Chest film <end> Malignant mass."]), encoder(["Chest film <end> Large effusion."])
+    assert not torch.allclose(a.pooled, b.pooled)
+
+
 @pytest.mark.parametrize("text", ["\ud800 lone surrogate", "日本語 chest", "🫁", "\x00 zero", "a" * 5000])
 def test_strange_texts_are_read(encoder: TextEncoder, text: str) -> None:
     cond = encoder([text])

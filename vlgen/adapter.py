@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vlgen.checkpoint import sha256
 from vlgen.files import store
+from vlgen.kernels import kernel
 from vlgen.modality import modality
 
 CONTRACT, WEIGHTS = "adapter.json", "pytorch_lora_weights.safetensors"
@@ -55,6 +56,8 @@ class Base(Protocol):
     prediction: str
     kernel: str
     adapters: dict[str, float]
+    adapter_sha256: tuple[str, ...]
+    modalities: tuple[str, ...]
 
     @property
     def fingerprint(self) -> str: ...
@@ -148,7 +151,7 @@ def load(backbone: Base, folder: str | Path) -> Adapter:
         backbone.unet.set_adapters([_slot(adapter.name)], [1.0])
         if torch.equal(backbone.probe(), without):
             raise ValueError(f"adapter {folder} changes nothing: its weights have no effect on {backbone.name}")
-    except ValueError:
+    except BaseException:
         backbone.unet.delete_adapters(_slot(adapter.name))
         raise
     for parameter in parameters:
@@ -168,12 +171,16 @@ def use(backbone: Base, specs: Sequence[str | Path]) -> list[Adapter]:
         if not math.isfinite(scale) or abs(scale) > 10:
             raise ValueError(f"the scale {scale} of adapter {folder}: give a number from -10 to 10, such as 0.8")
     kernels = [read(folder).kernel for folder, _ in folders]
-    if len(set(kernels)) > 1:
+    if len({folder.resolve() for folder, _ in folders}) < len(folders):
+        raise ValueError("an adapter was given twice: give it once, with the scale that is meant")
+    if len({kernel(name).D for name in kernels}) > 1:
         raise ValueError(f"adapters of kernels {', '.join(kernels)} do not add up: use one kernel")
     loaded = [load(backbone, folder) for folder, _ in folders]
     if loaded:
         backbone.unet.set_adapters([_slot(adapter.name) for adapter in loaded], [scale for _, scale in folders])
         backbone.adapters = {str(folder): scale for folder, scale in folders}
+        backbone.adapter_sha256 = tuple(adapter.sha256 for adapter in loaded)
+        backbone.modalities = tuple(adapter.modality for adapter in loaded if adapter.modality)
         backbone.kernel = loaded[0].kernel
     return loaded
 
@@ -210,8 +217,15 @@ def read(folder: Path) -> Adapter:
 
 
 def _known(adapter: Adapter) -> None:
-    if not 1 <= adapter.rank <= 1024 or not adapter.alpha > 0:
+    texts = {name: getattr(adapter, name) for name in ("name", "base", "base_fingerprint", "prediction", "sha256")}
+    for name, value in {**texts, "modality": adapter.modality, "kernel": adapter.kernel}.items():
+        if not isinstance(value, str):
+            raise ValueError(f"the {name} of an adapter is {value!r}: its contract wants text there")
+    if type(adapter.rank) is not int or not 1 <= adapter.rank <= 1024 or not 0 < adapter.alpha < math.inf:
         raise ValueError(f"adapter {adapter.name}: rank {adapter.rank} and alpha {adapter.alpha} must be above 0")
+    if not _slot(adapter.name) or not adapter.targets or not all(isinstance(t, str) for t in adapter.targets):
+        raise ValueError(f"adapter {adapter.name!r} needs a name and the names of the modules it changes")
+    kernel(adapter.kernel)
     if adapter.modality:
         modality(adapter.modality)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlgen.adapter import use
 from vlgen.checkpoint import sha256
-from vlgen.folder import CODECS, UNETS, part, read_json, resolve, table
+from vlgen.folder import BUILT_FROM, CODECS, UNETS, part, read_json, resolve, table
 from vlgen.tensors import Denoise, expand, normal
 from vlgen.text import Cond, TextEncoder, Tokens, join, open_clip_encoder, transformers_encoder
 
@@ -32,7 +32,8 @@ class Backbone:
     size        pixels a side
     defaults    solver, steps, guidance_scale and the like that the model's makers chose
     card        what its makers say of it: modalities, licence
-    adapters    the adapters it carries, folder to scale
+    source      what `load` was given: the name or folder that makes it again
+    adapters    the adapters it carries, folder to scale; their weights' sha256, and the modalities they are for
     kernel      the kernel that its weights, adapters included, were trained under
     """
 
@@ -47,7 +48,10 @@ class Backbone:
     size: int
     defaults: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
     adapters: dict[str, float] = field(default_factory=dict)
+    adapter_sha256: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
     kernel: str = "gaussian"
 
     @property
@@ -63,14 +67,15 @@ class Backbone:
     @cached_property
     def factor(self) -> int:
         """Pixels of the image per pixel of the latent, along a side."""
-        config = self.codec.config
-        channels = config.get("block_out_channels") or config["encoder_block_out_channels"]
-        return int(2 ** (len(channels) - 1))
+        return reduction(self.codec)
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the sha256 of every weights file: two backbones with one fingerprint are the same network."""
-        files = sorted(self.folder.rglob("*.safetensors"))
+        """sha256 over every file that the backbone is built from: the same fingerprint means the same network.
+
+        The index, with its defaults and card, is left out: another default changes no weights.
+        """
+        files = [self.folder / name for name in BUILT_FROM if (self.folder / name).is_file()]
         return hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
 
     def tokens(self, text: str) -> Tokens:
@@ -179,8 +184,14 @@ def load(
         raise ValueError(f"{folder} has no text encoder that vlgen knows: CLIP of transformers or of open_clip")
     text.tower.to(device)
     own = index.get("vlgen", {})
-    config = codec.config
-    factor = 2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1)
+    if not isinstance(own, dict) or not all(isinstance(own.get(name, {}), dict) for name in ("defaults", "card")):
+        raise ValueError(f"the part 'vlgen' of {folder / 'model_index.json'} is not an object with objects: mend it")
+    odd = [key for key in ("addition_embed_type", "encoder_hid_dim_type") if unet.config.get(key)]
+    if odd or unet.config["in_channels"] != unet.config["out_channels"]:
+        raise ValueError(
+            f"the UNet in {folder} wants more than text ({', '.join(odd) or 'an inpainting mask'}): not known"
+        )
+    factor = reduction(codec)
     backbone = Backbone(
         name=str(own.get("name", model)),
         folder=folder,
@@ -189,13 +200,20 @@ def load(
         text=text,
         sigmas=table(scheduler),
         prediction=str(scheduler.get("prediction_type", "epsilon")),
-        scale=float(config["scaling_factor"]),
+        scale=float(codec.config["scaling_factor"]),
         size=int(own.get("size", int(unet.config["sample_size"] or 64) * factor)),
         defaults=own.get("defaults", {}),
         card=own.get("card", {}),
+        source=str(model),
     )
     use(backbone, [adapter] if isinstance(adapter, str | Path) else adapter)
     return backbone
+
+
+def reduction(codec: Any) -> int:
+    """How many pixels of the image lie along one pixel of the latent."""
+    channels = codec.config.get("block_out_channels") or codec.config["encoder_block_out_channels"]
+    return int(2 ** (len(channels) - 1))
 
 
 def latent(codec: Any, x: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ import typer
 
 app = typer.Typer(
     help="Medical images from words. Everything that is written is synthetic and says so.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -30,9 +29,9 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Solver steps; the model's own number if not given.")] = None,
     solver: Annotated[str | None, typer.Option(help="euler, ddim, ddim:ETA, heun, dpmpp_2m.")] = None,
     schedule: Annotated[str | None, typer.Option(help="karras, exponential, uniform, trailing.")] = None,
-    kernel: Annotated[str, typer.Option(help="gaussian, or pfgmpp:D.")] = "gaussian",
+    kernel: Annotated[str | None, typer.Option(help="gaussian, or pfgmpp:D; the weights' own if not given.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="1 is no guidance.")] = None,
-    negative: Annotated[str, typer.Option(help="What the images should not show.")] = "",
+    negative: Annotated[str, typer.Option(help="What the images should not show: text, or @FILE.")] = "",
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("out"),
     format: Annotated[str, typer.Option(help="png, npy or dicom.")] = "png",
     grid: Annotated[bool, typer.Option("--grid", help="A contact sheet besides.")] = False,
@@ -51,8 +50,6 @@ def generate(
     if format not in ENDINGS:
         raise ValueError(f"unknown format {format!r}: choose one of {', '.join(ENDINGS)}")
     numbers = seed_list(seeds)
-    if not dry_run:
-        _writable(out)
     backbone = load(model, adapter=adapter or ())
     todo = plan(
         backbone,
@@ -63,9 +60,13 @@ def generate(
         schedule_name=schedule,
         kernel_name=kernel,
         guidance_scale=guidance_scale,
-        negative=negative,
+        negative=_text(negative) if negative else "",
         exact=exact,
     )
+    if not dry_run:
+        _writable(out)
+    if format == "dicom" and keep_report and len(report) > 4_000:
+        raise ValueError(f"a report of {len(report):,} characters does not fit into DICOM: leave --keep-report out")
     say = (lambda _: None) if json_ else print
     say(todo.line())
     tokens = todo.tokens
@@ -77,10 +78,9 @@ def generate(
         parts = []
         with _bar(len(todo.seeds) * todo.steps, quiet=json_) as advance:
             for progress in sample(backbone, todo):
-                size = 1 if exact else min(4, len(todo.seeds) - 4 * (progress.done // 4))
-                advance(size if not progress.finished else len(progress.finished))
+                advance(len(progress.preview))
                 if progress.finished:  # written at once, so that Ctrl-C keeps what is done
-                    parts.append(progress.finished)
+                    parts += [progress.finished] * grid
                     paths += write(progress.finished, out, format=format, keep_report=keep_report)
         if grid:
             paths = write(collect(parts), out, format=format, keep_report=keep_report, grid=True)
@@ -105,6 +105,8 @@ def info(file: Annotated[Path, typer.Argument(help="A file that vlgen wrote.")],
             print(f"{key:20s} {value}")
     if "seed" in found:
         print(f"{'again':20s} {again(found)}")
+        if "report" not in found:
+            print(f"{'':20s} where REPORT.txt holds the text whose sha256 is above")
 
 
 @app.command()
@@ -169,7 +171,7 @@ def sheet(
     seeds: Annotated[str, typer.Option(help="The columns: consecutive seeds, never chosen ones.")] = "0-5",
     size: Annotated[int, typer.Option(help="Pixels a side of each picture on the sheet.")] = 128,
 ) -> None:
-    """A contact sheet: rows are texts, columns are seeds."""
+    """A contact sheet: rows are texts, which are drawn into it, columns are seeds."""
     from vlgen.backbone import load
     from vlgen.generate import contact
 
@@ -199,15 +201,15 @@ def benchmark(
 
 @app.command()
 def demo(
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = 7860,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 7860,
     model: Annotated[str, typer.Option(help="mini, a folder, or a hub id from the cache.")] = "mini",
 ) -> None:
     """Open a page in the browser that makes images of a report; it answers this machine alone."""
     import importlib.util
 
-    here = Path(__file__).parent
-    file = next(f for f in (here / "demos" / "generate.py", here.parent / "demos" / "generate.py") if f.is_file())
-    spec = importlib.util.spec_from_file_location("vlgen_demo_generate", file)
+    from vlgen.folder import beside
+
+    spec = importlib.util.spec_from_file_location("vlgen_demo_generate", beside("demos") / "generate.py")
     assert spec and spec.loader
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
@@ -216,16 +218,11 @@ def demo(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. A user's mistake ends in one sentence and exit code 2, Ctrl-C in 130; no traceback."""
-    import click
-
     try:
-        code = app(arguments, standalone_mode=False) or 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        code = 2
-    except click.ClickException as error:
+        code = app((sys.argv[1:] if arguments is None else arguments) or ["--help"], standalone_mode=False) or 0
+    except _UsageError as error:
         code = _refuse(error.format_message())
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("\nstopped; what was finished is kept", file=sys.stderr)
         code = 130
     except (ValueError, OSError) as error:
@@ -234,6 +231,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"vlgen: {error}", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+_UsageError: Any = typer.BadParameter.__mro__[1]  # click's own, or that of the click inside newer releases of typer
 
 
 def _refuse(sentence: str) -> int:
@@ -258,11 +258,12 @@ def seed_list(text: str) -> list[int]:
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(first) > int(last)):
-            raise ValueError(f"seeds {text!r}: give rising whole numbers such as 0-3 or 1,5,9")
-        if dash and int(last) - int(first) >= 10_000:
-            raise ValueError(f"seeds {text!r}: give at most 10000 of them")
-        found += range(int(first), int(last or first) + 1)
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal()) or max(len(first), len(last)) > 19 or int(first) > int(last):
+            raise ValueError(f"seeds {text[:60]!r}: give rising whole numbers such as 0-3 or 1,5,9")
+        if len(found) + int(last) - int(first) >= 10_000:
+            raise ValueError(f"seeds {text[:60]!r}: give at most 10000 of them")
+        found += range(int(first), int(last) + 1)
     return found
 
 

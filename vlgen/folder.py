@@ -23,6 +23,15 @@ def _of_diffusers(name: str) -> Callable[[], Any]:
     return get
 
 
+# Every file that a backbone is built from, its index apart.
+BUILT_FROM = (
+    *(f"{part}/{name}" for part in ("unet", "vae") for name in ("config.json", "diffusion_pytorch_model.safetensors")),
+    "scheduler/scheduler_config.json",
+    *(f"text_encoder/{name}" for name in ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json")),
+    *(f"text_encoder/{name}" for name in ("config.json", "model.safetensors")),
+    *(f"tokenizer/{name}" for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")),
+)
+
 # The classes that a folder may name. Nothing else is ever built, and no code from a folder ever runs.
 CODECS = {name: _of_diffusers(name) for name in ("AutoencoderDC", "AutoencoderKL", "AutoencoderTiny")}
 UNETS = {name: _of_diffusers(name) for name in ("UNet2DConditionModel",)}
@@ -77,6 +86,7 @@ def resolve(model: str | Path) -> Path:
 
 def part(folder: Path, classes: Mapping[str, Callable[[], Any]]) -> Any:
     """One part of a diffusers folder: its class from a fixed list, its weights from safetensors, in float32."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     config = read_json(folder / "config.json")
@@ -86,12 +96,14 @@ def part(folder: Path, classes: Mapping[str, Callable[[], Any]]) -> Any:
     weights = folder / "diffusion_pytorch_model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{weights} is missing: weights must be safetensors, in one file")
-    with torch.device("meta"):  # no time for random weights that are replaced at once
-        network: nn.Module = classes[name]().from_config({k: v for k, v in config.items() if not k.startswith("_")})
-    state = {name: value.float() for name, value in load_file(weights).items()}
     try:
+        with torch.device("meta"):  # no time for random weights that are replaced at once
+            network: nn.Module = classes[name]().from_config({k: v for k, v in config.items() if not k.startswith("_")})
+        state = {name: value.float() for name, value in load_file(weights).items()}
         network.load_state_dict(state, assign=True)
-    except RuntimeError as error:
+    except SafetensorError:
+        raise ValueError(f"{weights} is damaged or no safetensors file: get it again") from None
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"the weights in {folder} do not fit its config.json: {reason}") from None
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -109,14 +121,27 @@ def available() -> list[dict[str, Any]]:
                     found.append((revision.snapshot_path, repo.repo_id, "cached"))
     except Exception:  # no cache, or one that cannot be read: then nothing is cached
         pass
-    return [_described(*each) for each in found]
+    described = []
+    for each in found:
+        try:
+            described.append(_described(*each))
+        except ValueError:
+            continue  # a broken download in the cache is no model
+    return described
+
+
+def beside(name: str) -> Path:
+    """A top-level folder (demos, adapters, model_cards): inside the package where it is installed, else next to it."""
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else inside.parents[1] / name
 
 
 def _described(folder: Path, name: str, where: str) -> dict[str, Any]:
     card = read_json(folder / "model_index.json").get("vlgen", {}).get("card", {})
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 2**20
-    licence, page = str(card.get("licence", "see its card")), str(card.get("card", folder / "README.md"))
-    return {"name": name, "where": where, "size_mib": round(size, 1), "licence": licence, "card": page}
+    page = beside("model_cards") / f"{name}.md" if where == "bundled" else folder / "README.md"
+    licence = str(card.get("licence", "see its card"))
+    return {"name": name, "where": where, "size_mib": round(size, 1), "licence": licence, "card": str(page)}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -39,6 +39,8 @@ def sample(backbone: Backbone, plan: Plan, *, batch: int = 4) -> Iterator[Progre
     Stopping the iteration stops the work; what was finished has been yielded. With plan.exact the images are made one
     at a time, so that image k is the same bits whatever else was asked for.
     """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}: give at least 1")
     size = 1 if plan.exact else batch
     with torch.inference_mode():
         cond = backbone.embed([plan.prompt])
@@ -68,7 +70,7 @@ def generate(
     steps: int | None = None,
     solver: str | None = None,
     schedule: str | None = None,
-    kernel: str = "gaussian",
+    kernel: str | None = None,
     guidance_scale: float | None = None,
     negative: str = "",
     exact: bool = False,
@@ -78,7 +80,7 @@ def generate(
 
     report          free text: a sentence, or a whole report with its sections
     solver          euler, ddim, ddim:ETA, heun, dpmpp_2m
-    kernel          gaussian, or pfgmpp:D with weights trained under that D
+    kernel          gaussian, or pfgmpp:D with weights trained under that D, which is then the default
     guidance_scale  1 follows the data; more follows the text more closely, at the price of variety
     exact           one image at a time: the same bits whatever the other seeds are
 
@@ -114,12 +116,11 @@ def contact(
     path: Path,
     *,
     size: int = 128,
-    steps: int | None = None,
 ) -> Path:
     """Write a contact sheet at the default settings: rows are texts, columns are seeds."""
     rows, records = [], []
     for text in texts:
-        images = generate(backbone, text, seeds=seeds, steps=steps)
+        images = generate(backbone, text, seeds=seeds)
         rows.append([fit(x, size) for x in images.shown()])
         records += [
             {k: v for k, v in record.items() if k not in ("report", "negative")} for record in images.provenance
@@ -142,4 +143,4 @@ def _finish(backbone: Backbone, plan: Plan, z: Tensor, seeds: Sequence[int]) -> 
     if not bool(x.isfinite().all()):
         raise FloatingPointError("the codec gave values that are not finite: lower the guidance scale")
     pixels = plan.modality.decode(x.clamp(-1, 1).cpu())
-    return Images(pixels.clone(), plan.modality, tuple(plan.provenance(backbone, seed) for seed in seeds))
+    return Images(pixels.clone(), plan.modality, tuple(plan.provenance(backbone, seed, seeds) for seed in seeds))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,13 +91,18 @@ class Plan:
             "notes": list(self.notes),
         }
 
-    def provenance(self, backbone: Backbone, seed: int) -> dict[str, object]:
-        """What a file will say of how it was made; reports by their sha256 beside the text, which writers leave out."""
+    def provenance(self, backbone: Backbone, seed: int, batch: Sequence[int]) -> dict[str, object]:
+        """What a file will say of how it was made; reports by their sha256 beside the text, which writers leave out.
+
+        batch  the seeds that were drawn together: the same bits come back from the same batch
+        """
         return {
             "software": f"vlgen {__version__}",
             "model": self.model,
+            "model_source": backbone.source,
             "model_fingerprint": backbone.fingerprint,
             "adapters": dict(self.adapters),
+            "adapter_sha256": list(backbone.adapter_sha256),
             "kernel": self.kernel.name,
             "solver": self.solver.name,
             "schedule": self.schedule,
@@ -106,7 +111,10 @@ class Plan:
             "guidance_scale": self.guidance_scale,
             "guidance_interval": [v if math.isfinite(v) else None for v in self.guidance_interval],
             "guidance_rescale": self.guidance_rescale,
+            "sigma_max": float(self.sigmas[0]),
+            "sigma_min": float(self.sigmas[-2]),
             "seed": seed,
+            "batch_seeds": list(batch),
             "exact": self.exact,
             "report": self.report,
             "report_sha256": digest(self.report),
@@ -123,7 +131,7 @@ def plan(
     steps: int | None = None,
     solver_name: str | None = None,
     schedule_name: str | None = None,
-    kernel_name: str = "gaussian",
+    kernel_name: str | None = None,
     guidance_scale: float | None = None,
     negative: str = "",
     exact: bool = False,
@@ -138,7 +146,7 @@ def plan(
     scale = float(own["guidance_scale"] if guidance_scale is None else guidance_scale)
     if not (math.isfinite(scale) and 0 <= scale <= 100):
         raise ValueError(f"guidance scale {scale} was given: use 0 to 100, where 1 is no guidance")
-    chosen, noise = solver(str(solver_name or own["solver"])), kernel(kernel_name)
+    chosen, noise = solver(str(solver_name or own["solver"])), kernel(kernel_name or backbone.kernel)
     check_kernel(chosen, noise)
     text = _text(report, "report")
     read, notes = Report.parse(text), []
@@ -150,20 +158,27 @@ def plan(
     if foreign:
         notes.append(f"{foreign} letters are not English: the model was trained on English reports alone")
     if noise.D != kernel(backbone.kernel).D:
-        notes.append(
-            f"kernel {noise.name}, but these weights were trained under {backbone.kernel}: expect random contrast "
-            f"(spread about {100 / math.sqrt(2 * min(noise.D, kernel(backbone.kernel).D)):.0f} %), not PFGM++"
-        )
+        notes.append(f"kernel {noise.name}, but these weights were trained under {backbone.kernel}: {_swap(noise.D)}")
+    for asked in backbone.modalities:
+        if asked != kind.name:
+            notes.append(f"the report asks for {kind.title}, but an adapter was trained on {MODALITIES[asked].title}")
+    against = _text(negative, "negative text") if negative else ""
+    if against and (lost := backbone.tokens(against).dropped):
+        notes.append(f"the negative text is longer than the encoder: {lost} tokens at its end were dropped")
     table = backbone.sigmas
     lo, hi = float(own.get("sigma_min", table[0])), float(own.get("sigma_max", table[-1]))
     name = str(schedule_name or own["schedule"])
+    if name == "trailing":  # it walks down the trained table itself, from its top
+        lo, hi = float(table[0]), float(table[-1])
+    if lo < float(table[0]) * 0.999 or hi > float(table[-1]) * 1.001:
+        raise ValueError(f"sigma from {lo:g} to {hi:g} leaves the trained range {table[0]:g} to {table[-1]:g}")
     band = own.get("guidance_interval", (0.0, math.inf))
     return Plan(
         report=text,
         prompt=prompt,
         tokens=tokens,
         modality=kind,
-        negative=_text(negative, "negative text") if negative else "",
+        negative=against,
         kernel=noise,
         solver=chosen,
         schedule=name,
@@ -181,18 +196,33 @@ def plan(
     )
 
 
-def again(found: dict[str, Any]) -> str:
-    """The command that makes a file again; the report is not in it unless the file kept it."""
-    report = found.get("report")
-    words = [
-        "vlgen generate",
-        json.dumps(report) if report else f"@REPORT  # whose sha256 is {found.get('report_sha256')}\n{'':20s}",
-        f"--model {found['model']} --seeds {found['seed']} --steps {found['steps']} --solver {found['solver']}",
-        f"--schedule {found['schedule']} --kernel {found['kernel']} --guidance-scale {found['guidance_scale']:g}",
-        *(f"--adapter {name}:{scale:g}" for name, scale in found.get("adapters", {}).items()),
-        *(["--exact"] if found.get("exact") else []),
-    ]
-    return " ".join(words)
+def again(found: Mapping[str, Any]) -> str:
+    """The command that makes a file again, quoted for a shell; a text that the file did not keep is a file to give.
+
+    Raises ValueError where the provenance does not say enough.
+    """
+
+    def number(value: Any) -> str:
+        return repr(float(value))
+
+    try:
+        words = ["vlgen", "generate", str(found.get("report") or "@REPORT.txt"), "--model", str(found["model_source"])]
+        for name, scale in dict(found["adapters"]).items():
+            words += ["--adapter", f"{name}:{number(scale)}"]
+        words += [
+            "--seeds",
+            str(int(found["seed"])) if found["exact"] else ranges([int(s) for s in found["batch_seeds"]]),
+        ]
+        words += ["--steps", str(int(found["steps"])), "--solver", str(found["solver"])]
+        words += ["--schedule", str(found["schedule"]), "--kernel", str(found["kernel"])]
+        words += ["--guidance-scale", number(found["guidance_scale"])]
+        if found["negative_sha256"] != digest(""):
+            words += ["--negative", str(found.get("negative") or "@NEGATIVE.txt")]
+        return shlex.join(words + ["--exact"] * bool(found["exact"]))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            "the file does not say all of how it was made: it may be of another version of vlgen"
+        ) from None
 
 
 def ranges(seeds: Sequence[int]) -> str:
@@ -226,6 +256,13 @@ def _modality(report: Report, backbone: Backbone, notes: list[str]) -> tuple[Mod
     kind = modality(likely[0] if likely else known[0])
     notes.append(f"the report names no modality: {kind.title} was put before it")
     return kind, f"{kind.title[0].upper()}{kind.title[1:]}. {prompt}"
+
+
+def _swap(D: float) -> str:
+    """What comes of a kernel that the weights were not trained under."""
+    if math.isinf(D):
+        return "what they learned of other noise levels is not used"
+    return f"expect random contrast (spread about {100 / math.sqrt(2 * D):.0f} %), not PFGM++"
 
 
 def _text(text: str, what: str) -> str:

@@ -74,7 +74,10 @@ class TextEncoder:
     """
 
     def __init__(self, tower: nn.Module, tokenizer: Any, *, max_tokens: int, chunks: int, marks: tuple[int, int, int]):
-        self.tower, self.tokenizer = tower.eval().requires_grad_(False), tokenizer
+        self.tower, self.tokenizer = tower.float().eval().requires_grad_(False), tokenizer
+        tokenizer.no_truncation()  # a limit in somebody's file would cut in silence
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True  # "<end>" in a report is text, not the end
         self.max_tokens, self.chunks = max_tokens, chunks
         self.begin, self.end, self.pad = marks
 
@@ -82,7 +85,7 @@ class TextEncoder:
         """The chunks of a text: whole sentences while they fit, a sentence longer than a chunk at a token."""
         room = self.max_tokens - 2
         chunks: list[list[int]] = [[]]
-        dropped, rest = 0, []
+        rest: list[str] = []
         for piece in _sentences(text):
             ids = self.tokenizer.encode(piece, add_special_tokens=False).ids
             for part in (ids[i : i + room] for i in range(0, len(ids), room)):
@@ -119,7 +122,7 @@ class TextEncoder:
         """(N, L, W) states and (N, P) pooled vectors of token ids; the towers are causal, so padding is inert."""
         if hasattr(self.tower, "token_embedding"):
             return text_states(self.tower, ids, self.end)
-        found = self.tower(ids, attention_mask=(ids != self.pad) | (ids == self.end))
+        found = self.tower(ids)
         return found.last_hidden_state, found.pooler_output
 
 
@@ -141,17 +144,24 @@ def load_open_clip(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
     from safetensors.torch import load_file
     from tokenizers import Tokenizer
 
-    config = json.loads((folder / "open_clip_config.json").read_text())
-    shape = config["model_cfg"]
-    clip = CLIP(shape["embed_dim"], CLIPVisionCfg(**shape["vision_cfg"]), CLIPTextCfg(**shape["text_cfg"]))
-    clip.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
-    return clip.float().eval(), Tokenizer.from_file(str(folder / "tokenizer.json")), config
+    try:
+        config = json.loads((folder / "open_clip_config.json").read_text())
+        shape = config["model_cfg"]
+        clip = CLIP(shape["embed_dim"], CLIPVisionCfg(**shape["vision_cfg"]), CLIPTextCfg(**shape["text_cfg"]))
+        clip.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # three libraries, and the tokenizers' one raises Exception itself
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"the text encoder in {folder} is damaged or incomplete: {reason}") from None
+    return clip.eval(), tokenizer, config
 
 
 def open_clip_encoder(folder: Path, *, chunks: int = 4) -> TextEncoder:
     """The text tower of an open_clip folder with its own tokenizer."""
     clip, tokenizer, config = load_open_clip(folder)
     marks = tuple(tokenizer.token_to_id(mark) for mark in ("<begin>", "<end>", "<pad>"))
+    if None in marks:
+        raise ValueError(f"the tokenizer in {folder} has no <begin>, <end> and <pad>: it is not one of vlgen's")
     return TextEncoder(
         clip, tokenizer, max_tokens=config["model_cfg"]["text_cfg"]["context_length"], chunks=chunks, marks=marks
     )
