@@ -53,6 +53,30 @@ def test_a_full_disk_keeps_the_earlier_one(tmp_path: Path, monkeypatch: pytest.M
     assert found is not None and found.step == 1 and len(list(tmp_path.iterdir())) == 1
 
 
+def test_another_error_is_not_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: object, **__: object) -> None:
+        raise TypeError("a mistake in the program")
+
+    monkeypatch.setattr("safetensors.torch.save_file", wrong)
+    with pytest.raises(TypeError, match="mistake"):
+        save(tmp_path, at(2))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("manifest", ["[]", "3", '{"step": 2, "sha256": {}}', '{"step": 2, "sha256": ["x"]}', "null"])
+def test_a_manifest_that_vouches_for_nothing_is_passed_over(tmp_path: Path, manifest: str) -> None:
+    save(tmp_path, at(1))
+    (save(tmp_path, at(2)) / MANIFEST).write_text(manifest)
+    found = latest(tmp_path)
+    assert found is not None and found.step == 1
+
+
+def test_what_killed_runs_left_behind_goes_with_the_next_save(tmp_path: Path) -> None:
+    save(tmp_path, at(1)).rename(tmp_path / ".step-000000001.tmp")
+    save(tmp_path, at(2))
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000000002"]
+
+
 def test_a_folder_that_was_never_renamed_is_no_checkpoint(tmp_path: Path) -> None:
     save(tmp_path, at(1))
     save(tmp_path, at(2)).rename(tmp_path / ".step-000000002.tmp")

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,11 +16,13 @@ import torch
 from conftest import CLIP, DC, SENTENCES, UNET
 
 import vlgen
-from vlgen.checkpoint import latest
-from vlgen.pretrain import Recipe, outline, pretrain
+from vlgen.checkpoint import latest, save
+from vlgen.findings import VOCABULARY, Finding
+from vlgen.pretrain import Recipe, clip, outline, pretrain
 from vlgen.pretrain.examples import draw, gather
 from vlgen.pretrain.loop import Task, run
 from vlgen.pretrain.recipe import Training
+from vlgen.report import Report
 
 SPEED = "lr = 1e-3\nwarmup = 2\nsave_minutes = 0\nsheet_minutes = 1000\n"
 
@@ -162,7 +165,7 @@ def _task(values: list[float]) -> Task:
     def loss(model: torch.nn.Module, indices: list[int], step: int) -> tuple[torch.Tensor, dict[str, float]]:
         return model(torch.ones(1, 1)).sum() * values[step], {}
 
-    return Task(network, loss, lambda step: [0], lambda network, path: None, lambda network: None)
+    return Task(network, loss, lambda step: [0], lambda network, path: None, lambda network: None, "stamp")
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_three_stop(tmp_path: Path) -> None:
@@ -178,9 +181,136 @@ def test_a_step_that_is_not_finite_is_skipped_and_three_stop(tmp_path: Path) -> 
     assert good and all(bool(v.isfinite().all()) for v in good.tensors.values())
 
 
+def test_a_skipped_step_leaves_the_running_figures_of_a_batch_normalization_alone(tmp_path: Path) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(x)
+
+    def loss(model: torch.nn.Module, indices: list[int], step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        x = torch.full((3, 2), float("nan")) if step == 1 else torch.arange(6.0).view(3, 2)
+        return model(x).square().mean(), {}
+
+    network = Net()
+    task = Task(network, loss, lambda step: [0], lambda network, path: None, lambda network: None, "stamp")
+    list(run(task, Training(4, 1, 1e-2, 1, 0.9, 0.0, 1000, 1000), tmp_path, stage="codec", seed=0))
+    assert all(bool(value.isfinite().all()) for value in network.state_dict().values())
+    assert int(network.norm.num_batches_tracked) == 3
+
+
+QUICK = Training(4, 1, 1e-2, 1, 0.9, 0.0, 0, 1000)
+
+
+def test_what_has_its_last_checkpoint_was_exported(tmp_path: Path) -> None:
+    exported = []
+    task = replace(_task([1] * 4), export=exported.append)
+    list(islice(run(task, QUICK, tmp_path, stage="codec", seed=0), 4))  # dropped right after the last step
+    assert len(exported) == 1
+
+    def full(_: torch.nn.Module) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        list(run(replace(_task([1] * 4), export=full), QUICK, tmp_path / "b", stage="codec", seed=0))
+    again = replace(_task([1] * 4), export=exported.append)
+    assert [s.step for s in run(again, QUICK, tmp_path / "b", stage="codec", seed=0)] == [4]
+    assert len(exported) == 2
+    assert list(run(again, QUICK, tmp_path / "b", stage="codec", seed=0)) == [] and len(exported) == 2
+
+
+def test_checkpoints_of_another_recipe_are_refused(tmp_path: Path) -> None:
+    list(islice(run(_task([1] * 4), QUICK, tmp_path, stage="codec", seed=0), 2))
+    with pytest.raises(ValueError, match="belong to another recipe or codec"):
+        list(run(replace(_task([1] * 4), stamp="other"), QUICK, tmp_path, stage="codec", seed=0))
+    good = latest(tmp_path / "checkpoints")
+    assert good
+    save(tmp_path / "checkpoints", replace(good, step=3, facts={"skipped": 0}))  # from before there were stamps
+    with pytest.raises(ValueError, match="belong to another recipe or codec"):
+        list(run(_task([1] * 4), QUICK, tmp_path, stage="codec", seed=0))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("lr = 1e-3", "lr = 2e-3"),
+        ('name = "tiny"', 'name = "tiny"\nseed = 1'),
+        ("crop = 16", "crop = 8"),
+        ('modality = "cxr"', 'modality = "cxr"\nweight = 2'),
+        ("latent_channels = 4", "latent_channels = 2"),
+    ],
+)
+def test_an_edited_recipe_does_not_resume(
+    finished: Path, recipe_file: Path, tmp_path: Path, old: str, new: str
+) -> None:
+    edited = recipe_file.parent / f"{tmp_path.name}.toml"  # beside the images
+    edited.write_text(recipe_file.read_text().replace(old, new, 1))
+    assert edited.read_text() != recipe_file.read_text()
+    with pytest.raises(ValueError, match="belong to another recipe or codec"):
+        list(pretrain(Recipe.read(edited), finished, stages=["codec"]))
+
+
+def test_a_run_may_be_lengthened_and_another_codec_refuses_the_diffusion(
+    finished: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(finished, tmp_path / "run")
+    longer = recipe_file.parent / "longer.toml"
+    longer.write_text(recipe_file.read_text().replace("steps = 6", "steps = 7", 1))
+    assert [s.step for s in pretrain(Recipe.read(longer), tmp_path / "run", stages=["codec"])] == [7]
+    with pytest.raises(ValueError, match="belong to another recipe or codec"):
+        list(pretrain(Recipe.read(longer), tmp_path / "run", stages=["diffusion"]))
+    caches = list((tmp_path / "run" / "cache").glob("latents-*"))
+    assert len(caches) == 4, "train and test of either codec"
+
+
+def test_the_log_has_each_step_once(tmp_path: Path) -> None:
+    seldom = replace(QUICK, steps=5, save_minutes=1000)
+    list(islice(run(_task([1] * 5), replace(QUICK, steps=5), tmp_path, stage="codec", seed=0), 2))
+    list(islice(run(_task([1] * 5), seldom, tmp_path, stage="codec", seed=0), 2))  # steps that no checkpoint holds
+    log = tmp_path / "log.csv"
+    log.write_text(log.read_text() + "1")  # torn
+    list(run(_task([1] * 5), seldom, tmp_path, stage="codec", seed=0))
+    assert [line.split(",")[0] for line in log.read_text().splitlines()] == ["step", "1", "2", "3", "4", "5"]
+
+
+def test_an_empty_part_is_refused(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = replace(Recipe.read(recipe_file), held_out=1e-6)
+    with pytest.raises(ValueError, match="no patient of stage clip is in the part test: change held_out"):
+        gather(recipe, "clip", "test", tmp_path)
+
+
+def test_the_turned_statement_differs_by_its_status_alone() -> None:
+    assert all(name in VOCABULARY for names in clip._USUAL.values() for name in names)
+    for text in ("Breast ultrasound. Normal.", "AP chest radiograph. Large left pleural effusion.", SENTENCES[3]):
+        for seed in range(20):
+            pair = clip.turn(Report.parse(text), seed)
+            assert pair
+            (right,), (wrong,) = (report.findings for report in pair)
+            assert {right.status, wrong.status} == {"present", "absent"}
+            assert replace(right, status="") == replace(wrong, status="") == Finding(right.name, "")
+            assert all(clip.stated(report, seed) for report in pair)
+
+
 def test_outline_counts_without_training(recipe_file: Path) -> None:
     lines = list(outline(Recipe.read(recipe_file)))
     assert lines[0].startswith("codec: 6 steps of 4") and "held out" in lines[1]
+    assert all("parameters" in lines[k] for k in (0, 2, 4)) and len(lines) == 6
+
+
+def test_outline_counts_what_is_trained_and_what_was_refused(finished: Path, recipe_file: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(recipe_file.parent / "films", tmp_path / "films")
+    with open(tmp_path / "films" / "metadata.csv", "a") as file:
+        file.write("none.png,p,Chest radiograph.\n")
+    lines = list(outline(Recipe.read(recipe_file, data=tmp_path)))
+    assert lines[-1].endswith("films: 1 rows refused, the first at line 26: no such file")
+    for line, part in ((lines[0], "vae"), (lines[4], "unet")):
+        assert f"{sum(v.numel() for v in weights(finished / 'parts' / part).values()):,} parameters" in line
 
 
 @pytest.mark.parametrize(
@@ -196,6 +326,27 @@ def test_outline_counts_without_training(recipe_file: Path) -> None:
         ('folder = "films"', 'folder = "films"\nstages = ["x"]', "stage 'x'"),
         ('folder = "films"', 'folder = "films"\nweight = -1', "weight"),
         ("held_out = 0.3", "held_out = 2", "held_out is 2"),
+        ("held_out = 0.3", 'held_out = "x"', "held_out is 'x'"),
+        ("held_out = 0.3", "seed = 1.5", "seed is 1.5"),
+        ('name = "tiny"', 'name = "../up"', "name is '../up'"),
+        ('name = "tiny"', "name = 3", "name is 3"),
+        ("size = 32", "size = true", "size is True"),
+        ("steps = 6", "steps = 6.5", "steps of .codec. is 6.5; give a whole number"),
+        ("batch = 4", "batch = true", "batch of .codec. is True"),
+        ("warmup = 2", "warmup = 2.0", "warmup of .codec. is 2.0"),
+        ("crop = 16", "crop = 33", "crop of .codec. is 33"),
+        ("crop = 16", 'crop = "16"', "crop of .codec. is '16'"),
+        ("crop = 16", "corp = 16", "unknown entry 'corp'"),
+        ("vocabulary = 300", "vocab = 300", "unknown entry 'vocab'"),
+        ('sheet = ["Chest radiograph."]', 'sheet = "x"', "sheet of .diffusion. is 'x'"),
+        ("scheduler =", "sheduler =", "unknown entry 'sheduler'"),
+        ("scheduler =", "defaults =", "is not TOML"),
+        ('prediction_type = "v_prediction"', "beta_end = 0.02", "no 'scheduler.prediction_type'"),
+        ("embed_dim = 16", "x = 16", "no 'model.embed_dim'"),
+        ("model =", "noise = 0.1 #", "no 'model'"),
+        ('folder = "films"', 'folder = "films"\nweight = "much"', "weight of films is 'much'"),
+        ('folder = "films"', "folder = 3", "folder of a source is 3"),
+        ('folder = "films"', 'folder = "films"\nstages = "clip"', "stages of a source is 'clip'"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_entry(recipe_file: Path, tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -204,6 +355,15 @@ def test_a_wrong_recipe_is_refused_by_entry(recipe_file: Path, tmp_path: Path, o
     (tmp_path / "r.toml").write_text(text.replace(old, new, 1))
     with pytest.raises(ValueError, match=said):
         Recipe.read(tmp_path / "r.toml")
+
+
+def test_a_section_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    whole = 'name = "x"\nsize = 32\nsource = [{folder = "f", modality = "cxr"}]\ncodec = 3\nclip = 3\ndiffusion = 3\n'
+    for text, said in ((whole, "codec is 3"), (whole + "card = 1", "card is 1"), (whole + "texts = 1", "texts is 1")):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            Recipe.read(file)
 
 
 def test_the_bundled_recipe_reads() -> None:

@@ -30,14 +30,16 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
 
     The files are written into a temporary folder, flushed to disk, and the folder is renamed last, so that a folder
     with a checkpoint's name is whole. Raises ValueError where the folder cannot be written or the disk is full; the
-    earlier checkpoints are then untouched.
+    earlier checkpoints are then untouched. Temporary folders that killed runs left behind are removed.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     final = folder / f"step-{checkpoint.step:09d}"
     aside = folder / f".{final.name}.tmp"
     try:
-        shutil.rmtree(aside, ignore_errors=True)
+        for left in folder.glob(".step-*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
         aside.mkdir(parents=True)
         save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, aside / TENSORS)
         (aside / FACTS).write_text(json.dumps(dict(checkpoint.facts), sort_keys=True))
@@ -48,25 +50,29 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
         shutil.rmtree(final, ignore_errors=True)
         os.replace(aside, final)
         flush(folder)
-    except Exception as error:  # safetensors raises its own class when the disk is full
+    except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise ValueError(f"the checkpoint could not be written to {folder} ({error}): free space there") from error
+        if isinstance(error, OSError | SafetensorError):  # the latter is what safetensors raises on a full disk
+            raise ValueError(f"the checkpoint could not be written to {folder} ({error}): free space there") from error
+        raise
     for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
 def latest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint in the folder whose every file has the sha256 of its manifest, or None."""
+    """The newest checkpoint in the folder whose manifest names both files with the sha256 that they have, or None."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             manifest = json.loads((path / MANIFEST).read_text())
-            if all(sha256(path / name) == digest for name, digest in manifest["sha256"].items()):
+            digests = manifest["sha256"]
+            if set(digests) == {TENSORS, FACTS} and all(sha256(path / name) == digests[name] for name in digests):
                 facts = json.loads((path / FACTS).read_text())
                 return Checkpoint(int(manifest["step"]), load_file(path / TENSORS), facts)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             continue  # torn or foreign: an older one may be whole
     return None
 

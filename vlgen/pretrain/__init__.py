@@ -7,10 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from vlgen.dataset import Dataset
 from vlgen.pretrain.examples import gather, rows
-from vlgen.pretrain.loop import Step, run
+from vlgen.pretrain.loop import Step, device, run
 from vlgen.pretrain.recipe import STAGES, Recipe
 
 __all__ = ["STAGES", "Recipe", "Step", "measure", "outline", "pretrain"]
@@ -22,18 +21,19 @@ def pretrain(recipe: Recipe, folder: str | Path, *, stages: Sequence[str] = STAG
     The finished model is folder/parts: a folder that `vlgen.load` and `--model` take. Each stage keeps its log.csv,
     sheets and checkpoints in folder/STAGE, and everything that was computed once in folder/cache.
     """
-    folder, device = Path(folder), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folder = Path(folder)
     for stage in stages:
         train, test = (gather(recipe, stage, part, folder / "cache") for part in ("train", "test"))
-        task = import_module(f"vlgen.pretrain.{stage}").task(recipe, train, test, folder / "parts", device)
+        task = import_module(f"vlgen.pretrain.{stage}").task(recipe, train, test, folder / "parts", device())
         yield from run(task, recipe.training[stage], folder / stage, stage=stage, seed=recipe.seed)
 
 
 def outline(recipe: Recipe, stages: Sequence[str] = STAGES) -> Iterator[str]:
-    """What a recipe would do, line by line, from the tables alone: rows of each source, steps, images seen."""
+    """What a recipe would do, line by line, without reading an image: parameters, steps, rows, passes, refusals."""
     for stage in stages:
         training = recipe.training[stage]
-        yield f"{stage}: {training.steps} steps of {training.batch}, lr {training.lr:g}"
+        trained = import_module(f"vlgen.pretrain.{stage}").parameters(recipe)
+        yield f"{stage}: {training.steps} steps of {training.batch}, lr {training.lr:g}, {trained:,} parameters"
         counts = {part: [index for index, _ in rows(recipe, stage, part)] for part in ("train", "test")}
         total = sum(source.weight for source in recipe.sources if stage in source.stages)
         for index, source in enumerate(recipe.sources):
@@ -46,6 +46,10 @@ def outline(recipe: Recipe, stages: Sequence[str] = STAGES) -> Iterator[str]:
                     f"share {share:4.0%}  passes {passes:.1f}"
                 )
 
+    for folder in dict.fromkeys(s.folder for s in recipe.sources if set(s.stages) & set(stages)):
+        if refused := Dataset(folder).refused:
+            yield f"{folder}: {len(refused)} rows refused, the first at line {refused[0][0]}: {refused[0][1]}"
+
 
 def measure(recipe: Recipe, model: str, folder: str | Path) -> dict[str, Any]:
     """Codec PSNR and SSIM per modality, and the CLIP's retrieval and present/absent accuracy, on the held-out rows."""
@@ -55,7 +59,7 @@ def measure(recipe: Recipe, model: str, folder: str | Path) -> dict[str, Any]:
     backbone, cache = load(model), Path(folder) / "cache"
     pictures, pairs = (gather(recipe, stage, "test", cache) for stage in ("codec", "clip"))
     side = int(recipe.options["clip"]["model"]["vision_cfg"]["image_size"])
-    reader = clip.reader(backbone.text)
+    reader = clip.reader(backbone.text, backbone.device)
     return {
         "codec": codec.quality(backbone.codec, pictures, recipe, backbone.device),
         "clip": clip.quality(backbone.text.tower, reader, pairs, recipe, side, backbone.device),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlgen.findings import VOCABULARY, Finding
-from vlgen.pretrain.examples import Examples, draw
+from vlgen.pretrain.examples import Examples, draw, stamp
 from vlgen.pretrain.loop import Task
 from vlgen.pretrain.recipe import Recipe
 from vlgen.report import Report
@@ -23,7 +23,7 @@ from vlgen.tensors import counter
 from vlgen.text import TextEncoder, text_states
 
 MARKS = ("<pad>", "<begin>", "<end>")
-KNOWN = {"model", "vocabulary"}
+VOCABULARY_SIZE = 2048
 
 
 class _Pairs(nn.Module):
@@ -46,18 +46,12 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
     with one finding turned from present to absent or back: a batch alone seldom holds the pair that teaches "no".
     """
     from open_clip.loss import ClipLoss
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     options = recipe.options["clip"]
-    if unknown := set(options) - KNOWN:
-        raise ValueError(f"[clip] has the unknown entry {sorted(unknown)[0]!r}; known are {', '.join(sorted(KNOWN))}")
-    words = tokenizer(recipe, train, int(options.get("vocabulary", 2048)))
-    shape = json.loads(json.dumps(options["model"]))
-    shape["text_cfg"] |= {"vocab_size": words.get_vocab_size(), "pad_id": 0, "eos_id": 2, "pool_type": "eos"}
-    vision = dict(shape["vision_cfg"])
+    words = tokenizer(recipe, train, int(options.get("vocabulary", VOCABULARY_SIZE)))
     torch.manual_seed(recipe.seed)
-    clip = CLIP(shape["embed_dim"], CLIPVisionCfg(**vision), CLIPTextCfg(**shape["text_cfg"]))
-    network, side = _Pairs(clip), int(vision["image_size"])
+    clip, shape = build(options, words.get_vocab_size())
+    network, side = _Pairs(clip), int(shape["vision_cfg"]["image_size"])
     contrast, batch = ClipLoss(), recipe.training["clip"].batch
     encoder = TextEncoder(nn.Linear(1, 1), words, max_tokens=clip.context_length, chunks=1, marks=(1, 2, 0))
 
@@ -97,7 +91,27 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
     def picture(model: nn.Module, path: Path) -> None:
         path.with_suffix(".json").write_text(json.dumps(quality(model.clip, ids, test, recipe, side, device), indent=1))
 
-    return Task(network, loss, lambda step: draw(train, batch, recipe.seed, step), picture, export)
+    def indices(step: int) -> list[int]:
+        return draw(train, batch, recipe.seed, step)
+
+    return Task(network, loss, indices, picture, export, stamp(recipe, "clip", train, *recipe.texts))
+
+
+def build(options: Any, vocabulary: int) -> tuple[Any, dict[str, Any]]:
+    """(open_clip's CLIP as a recipe describes it, the configuration that makes it again)."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    shape = json.loads(json.dumps(options["model"]))
+    shape["text_cfg"] |= {"vocab_size": vocabulary, "pad_id": 0, "eos_id": 2, "pool_type": "eos"}
+    clip = CLIP(shape["embed_dim"], CLIPVisionCfg(**shape["vision_cfg"]), CLIPTextCfg(**shape["text_cfg"]))
+    return clip, shape
+
+
+def parameters(recipe: Recipe) -> int:
+    """How many parameters the stage trains, if the prose fills the vocabulary."""
+    options = recipe.options["clip"]
+    with torch.device("meta"):
+        return sum(p.numel() for p in build(options, int(options.get("vocabulary", VOCABULARY_SIZE)))[0].parameters())
 
 
 def reader(encoder: TextEncoder, device: torch.device | None = None) -> Callable[[list[str]], Tensor]:
@@ -122,6 +136,7 @@ def turn(report: Report, seed: int) -> tuple[Report, Report] | None:
     """(the report with one of its findings stated, the same with that finding turned), or None where none is known.
 
     Of a report that says all is normal, an absent finding of its modality is stated, and then claimed to be present.
+    Neither keeps side, severity or kind: they would tell the true one by its length alone.
     """
     chance = random.Random(seed)
     header = replace(report, findings=(), normal=False)
@@ -133,14 +148,16 @@ def turn(report: Report, seed: int) -> tuple[Report, Report] | None:
         finding = Finding(chance.choice(_USUAL[report.modality]), status="absent")
     else:
         return None
-    other = replace(
-        finding, status="absent" if finding.status == "present" else "present", side="", severity="", kind=""
-    )
+    finding = Finding(finding.name, finding.status)
+    other = Finding(finding.name, "absent" if finding.status == "present" else "present")
     return replace(header, findings=(finding,)), replace(header, findings=(other,))
 
 
 def stated(report: Report, seed: int) -> str:
-    """A composed text that does state the report's one finding; compose may leave an absent finding unsaid."""
+    """A composed text that states the report's one finding; compose may leave an absent finding unsaid.
+
+    Eight phrasings are tried. Where none of them names the finding, the last stands, and the pair is a weaker one.
+    """
     words = VOCABULARY[report.findings[0].name].words
     for trial in range(8):
         text = report.compose(seed + 97 * trial)
@@ -153,7 +170,7 @@ _USUAL = {
     "cxr": ("pleural effusion", "pneumothorax", "pneumonia", "cardiomegaly", "edema", "atelectasis", "consolidation",
             "mass", "nodule", "infiltration", "emphysema", "fibrosis"),
     "mri": ("glioma", "meningioma", "pituitary tumor"),
-    "us": ("benign mass", "malignant mass"),
+    "us": ("mass",),
 }  # fmt: skip
 
 

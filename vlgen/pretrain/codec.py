@@ -12,13 +12,11 @@ from torch.nn import functional as F
 
 from vlgen.backbone import latent
 from vlgen.folder import CODECS
-from vlgen.pretrain.examples import Examples, draw
+from vlgen.pretrain.examples import Examples, draw, stamp
 from vlgen.pretrain.loop import Task
 from vlgen.pretrain.recipe import Recipe
 from vlgen.sheet import sheet
 from vlgen.tensors import generator
-
-KNOWN = {"class", "model", "crop", "noise"}
 
 
 class _Autoencoder(nn.Module):
@@ -43,8 +41,6 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
     teaches the decoder to forgive what a sampler leaves behind.
     """
     options = recipe.options["codec"]
-    if unknown := set(options) - KNOWN:
-        raise ValueError(f"[codec] has the unknown entry {sorted(unknown)[0]!r}; known are {', '.join(sorted(KNOWN))}")
     crop, noise = int(options.get("crop", 128)), float(options.get("noise", 0.05))
     torch.manual_seed(recipe.seed)
     network = _Autoencoder(build(options))
@@ -83,7 +79,13 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
     def indices(step: int) -> list[int]:
         return draw(train, batch, recipe.seed, step)
 
-    return Task(network, loss, indices, picture, export)
+    return Task(network, loss, indices, picture, export, stamp(recipe, "codec", train))
+
+
+def parameters(recipe: Recipe) -> int:
+    """How many parameters the stage trains."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in build(recipe.options["codec"]).parameters())
 
 
 def build(options: Any) -> nn.Module:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from vlgen.backbone import Backbone
+from vlgen.checkpoint import sha256
 from vlgen.folder import CODECS, part, table
 from vlgen.guidance import cfg_batched
-from vlgen.pretrain.examples import Examples, draw
+from vlgen.pretrain.examples import Examples, draw, stamp
 from vlgen.pretrain.loop import Task
 from vlgen.pretrain.recipe import Recipe
 from vlgen.schedules import karras
@@ -21,7 +22,12 @@ from vlgen.solvers import dpmpp_2m
 from vlgen.tensors import counter, expand, generator, normal
 from vlgen.text import Cond, open_clip_encoder
 
-KNOWN = {"model", "scheduler", "mean", "std", "drop", "sheet", "defaults"}
+# files that the stage builds upon
+UPSTREAM = (
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/open_clip_model.safetensors",
+    "text_encoder/tokenizer.json",
+)
 
 
 class _Denoiser(nn.Module):
@@ -45,10 +51,6 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
     a share `drop` of them is empty, so that guidance has its other half.
     """
     options = recipe.options["diffusion"]
-    if unknown := set(options) - KNOWN:
-        raise ValueError(
-            f"[diffusion] has the unknown entry {sorted(unknown)[0]!r}; known are {', '.join(sorted(KNOWN))}"
-        )
     torch.manual_seed(recipe.seed)
     backbone = assemble(recipe, parts, device)
     batch = recipe.training["diffusion"].batch
@@ -90,24 +92,23 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
     def export(model: nn.Module) -> None:
         write(backbone, recipe, parts)
 
-    return Task(_Denoiser(backbone), loss, lambda step: draw(train, batch, recipe.seed, step), picture, export)
+    def indices(step: int) -> list[int]:
+        return draw(train, batch, recipe.seed, step)
+
+    made_of = stamp(recipe, "diffusion", train, *(parts / name for name in UPSTREAM))
+    return Task(_Denoiser(backbone), loss, indices, picture, export, made_of)
 
 
 def assemble(recipe: Recipe, parts: Path, device: torch.device) -> Backbone:
     """A backbone of the finished codec and text tower, and a fresh UNet."""
-    from diffusers import UNet2DConditionModel
-
     if not (parts / "vae" / "config.json").is_file() or not (parts / "text_encoder" / "tokenizer.json").is_file():
         raise ValueError(f"{parts} has no finished codec and text tower: run the stages codec and clip first")
     options = recipe.options["diffusion"]
     codec = part(parts / "vae", CODECS).to(device)
     text = open_clip_encoder(parts / "text_encoder")
     text.tower.to(device)
-    shape = dict(options["model"])
-    shape["cross_attention_dim"] = int(text.tower.token_embedding.weight.shape[1])
-    if shape.get("class_embed_type") == "projection":
-        shape["projection_class_embeddings_input_dim"] = int(text.tower.text_projection.shape[1])
-    unet = UNet2DConditionModel(**shape)
+    width, pooled = (int(w.shape[1]) for w in (text.tower.token_embedding.weight, text.tower.text_projection))
+    unet = build(options, width, pooled).to(device)
     scheduler = dict(options["scheduler"])
     return Backbone(
         name=recipe.name,
@@ -124,15 +125,31 @@ def assemble(recipe: Recipe, parts: Path, device: torch.device) -> Backbone:
     )
 
 
+def build(options: Any, width: int, pooled: int) -> Any:
+    """The UNet that a recipe describes, for token states of `width` numbers and pooled texts of `pooled`."""
+    from diffusers import UNet2DConditionModel
+
+    shape = dict(options["model"]) | {"cross_attention_dim": width}
+    if shape.get("class_embed_type") == "projection":
+        shape["projection_class_embeddings_input_dim"] = pooled
+    return UNet2DConditionModel(**shape)
+
+
+def parameters(recipe: Recipe) -> int:
+    """How many parameters the stage trains."""
+    text = recipe.options["clip"]["model"]
+    with torch.device("meta"):
+        unet = build(recipe.options["diffusion"], int(text["text_cfg"]["width"]), int(text["embed_dim"]))
+    return sum(p.numel() for p in unet.parameters())
+
+
 def latents(backbone: Backbone, examples: Examples, folder: Path) -> Tensor:
     """The latent means of all images, (N, C, H, W) float32: computed once for a codec, and kept in `folder`."""
     from safetensors.torch import load_file, save_file
 
     # the codec's own file names it: another codec has other latents
-    digest = counter(
-        (backbone.folder / "vae" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns, len(examples)
-    )
-    cache = folder / f"latents-{digest:016x}-{float(examples.pixels[0].float().mean()):.6f}.safetensors"
+    digest = counter(sha256(backbone.folder / UPSTREAM[0]), backbone.scale, examples.digest)
+    cache = folder / f"latents-{digest:016x}.safetensors"
     if cache.is_file():
         return load_file(cache)["latents"]
     found = torch.cat(

@@ -6,12 +6,13 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from vlgen.checkpoint import sha256
 from vlgen.dataset import Dataset, Row, load, split
 from vlgen.modality import modality
 from vlgen.pretrain.recipe import Recipe
@@ -28,6 +29,7 @@ class Examples:
     rows     the N rows they came from
     source   (N,) index of the source of each
     weights  one per source: how often to draw from it
+    digest   a hash of what the pixels came from: files, their times, modalities, size
     """
 
     pixels: Tensor
@@ -35,6 +37,7 @@ class Examples:
     rows: tuple[Row, ...]
     source: tuple[int, ...]
     weights: tuple[float, ...]
+    digest: str
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,12 +61,17 @@ def rows(recipe: Recipe, stage: str, part: str) -> Iterator[tuple[int, Row]]:
 def gather(recipe: Recipe, stage: str, part: str, folder: Path) -> Examples:
     """Read the images of a stage, once: they are kept in `folder` as one file, under a hash of what they are.
 
-    Raises ValueError with the line of a row whose image cannot be read: mend or remove it. None is ever replaced.
+    Raises ValueError where the part is empty, and with the line of a row whose image cannot be read: mend or remove it.
+    None is ever replaced.
     """
     from safetensors.torch import load_file, save_file
 
     found = list(rows(recipe, stage, part))
-    stamp = [[str(row.file.resolve()), row.file.stat().st_size, row.file.stat().st_mtime_ns, i] for i, row in found]
+    if not found:
+        raise ValueError(f"no patient of stage {stage} is in the part {part}: change held_out")
+    kinds = [recipe.sources[index].modality for index, _ in found]
+    stats = [(row.file.resolve(), row.file.stat()) for _, row in found]
+    stamp = [[str(f), s.st_size, s.st_mtime_ns, kind] for (f, s), kind in zip(stats, kinds, strict=True)]
     digest = hashlib.sha256(json.dumps([recipe.size, stamp]).encode()).hexdigest()[:16]
     cache = folder / f"pixels-{part}-{digest}.safetensors"
     if cache.is_file():
@@ -78,7 +86,26 @@ def gather(recipe: Recipe, stage: str, part: str, folder: Path) -> Examples:
         aside.replace(cache)
     weights = tuple(s.weight if stage in s.stages else 0.0 for s in recipe.sources)
     reports = tuple(Report.parse(row.text) for _, row in found)
-    return Examples(pixels, reports, tuple(row for _, row in found), tuple(i for i, _ in found), weights)
+    return Examples(pixels, reports, tuple(row for _, row in found), tuple(i for i, _ in found), weights, digest)
+
+
+def stamp(recipe: Recipe, stage: str, train: Examples, *files: Path) -> str:
+    """The sha256 of all that the result of a stage depends on: its part of the recipe, the rows, files from upstream.
+
+    The rows count by name and report, not by folder or time: a data folder may move to another machine.
+    """
+    # `steps` is left out on purpose: a run may be lengthened, and the cosine is then another from there on
+    facts = asdict(recipe.training[stage])
+    for name in ("steps", "save_minutes", "sheet_minutes"):
+        del facts[name]
+    sources = [(s.folder.name, s.modality, s.weight, s.only) for s in recipe.sources if stage in s.stages]
+    listed = [
+        (i, str(row.file.relative_to(recipe.sources[i].folder)), row.text)
+        for i, row in zip(train.source, train.rows, strict=True)
+    ]
+    parts = [facts, recipe.options[stage], recipe.seed, recipe.size, recipe.held_out, sources, listed]
+    parts.append([sha256(file) for file in files])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def draw(examples: Examples, batch: int, seed: int, step: int) -> list[int]:

@@ -27,6 +27,7 @@ class Task:
     indices  step -> the rows of its batch
     sheet    (averaged network, path) -> None: writes a picture of where training stands
     export   (averaged network) -> None: writes the finished parts
+    stamp    a hash of what the result depends on, the number of steps apart; checkpoints of another are refused
     """
 
     network: nn.Module
@@ -34,6 +35,7 @@ class Task:
     indices: Callable[[int], list[int]]
     sheet: Callable[[nn.Module, Path], None]
     export: Callable[[nn.Module], None]
+    stamp: str
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,16 @@ def precision() -> str:
     """
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+    known = torch.backends.mkldnn.is_available()  # a build without oneDNN has no such question to ask
+    return "bf16" if known and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+
+
+def device() -> torch.device:
+    """The device that `run` trains on, as accelerate chooses it."""
+    from accelerate import PartialState
+
+    found: torch.device = PartialState().device
+    return found
 
 
 def run(
@@ -63,22 +74,26 @@ def run(
     """Train, yielding every step; repeat the call with the same folder and it goes on from the last checkpoint.
 
     The caller prints, and may stop at any time. Every random draw of step k comes from hash(seed, purpose, k), so a
-    resumed run equals an uninterrupted one bit for bit on one machine with the same threads.
+    resumed run equals an uninterrupted one bit for bit on one machine with the same threads. The checkpoint of the
+    last step is written after the export: where it is, the finished parts are. Raises ValueError where the folder
+    holds checkpoints of another stamp.
     A step whose loss or gradient is not finite is skipped and counted; three in a row raise FloatingPointError.
     """
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=mixed or precision())
-    network, device = task.network, accelerator.device
-    network.to(device, memory_format=torch.channels_last)
+    network = task.network
+    network.to(accelerator.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=training.lr, weight_decay=training.weight_decay, betas=(0.9, 0.99), fused=True
     )
     folder.mkdir(parents=True, exist_ok=True)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    start, skipped = _restore(folder / "checkpoints", network, optimizer, average)
+    start, skipped = _restore(folder / "checkpoints", network, optimizer, average, task.stamp)
     if start >= training.steps:
         return
+    if accelerator.is_main_process:
+        _cut(folder / "log.csv", start)
     model, optimizer = accelerator.prepare(network, optimizer)
     model.train()
     saved = drawn = began = time.monotonic()
@@ -88,6 +103,7 @@ def run(
         for group in optimizer.param_groups:
             group["lr"] = training.lr * _pace(step, training)
         indices = task.indices(step)[accelerator.process_index :: accelerator.num_processes]
+        buffers = [value.clone() for value in network.buffers()]
         with accelerator.autocast():
             loss, figures = task.loss(model, indices, step)
         accelerator.backward(loss)
@@ -98,6 +114,8 @@ def run(
             _follow(average, network, min(training.ema, (1 + step) / (10 + step)))
         else:
             skipped, in_a_row = skipped + 1, in_a_row + 1
+            for value, before in zip(network.buffers(), buffers, strict=True):
+                value.copy_(before)  # the running figures of a batch normalization have seen the step already
         optimizer.zero_grad()
         if in_a_row == 3:
             raise FloatingPointError(
@@ -108,19 +126,20 @@ def run(
         now, last = time.monotonic(), step + 1 == training.steps
         figures = {"loss": float(loss.detach()), **figures, "skipped": float(skipped)}
         if accelerator.is_main_process:
-            _log(folder / "log.csv", step, figures)
-            if last or now - saved > 60 * training.save_minutes:
-                _save(folder / "checkpoints", step + 1, network, optimizer, average, skipped)
-                saved = now
+            _log(folder / "log.csv", step + 1, figures)
             if last or now - drawn > 60 * training.sheet_minutes:
                 with averaged(network, average):
                     task.sheet(network, folder / f"sheet-{step + 1:07d}.png")
                 drawn = now
                 network.train()
+            if last:
+                with averaged(network, average):
+                    task.export(network)
+            if last or now - saved > 60 * training.save_minutes:
+                facts = {"skipped": skipped, "stamp": task.stamp}
+                _save(folder / "checkpoints", step + 1, network, optimizer, average, facts)
+                saved = now
         yield Step(stage, step + 1, training.steps, figures, images / (time.monotonic() - began))
-    if accelerator.is_main_process:
-        with averaged(network, average):
-            task.export(network)
 
 
 class averaged:
@@ -153,30 +172,31 @@ def _follow(average: dict[str, Tensor], network: nn.Module, decay: float) -> Non
 
 
 def _save(
-    folder: Path, step: int, network: nn.Module, optimizer: Any, average: dict[str, Tensor], skipped: int
+    folder: Path, step: int, network: nn.Module, optimizer: Any, average: dict[str, Tensor], facts: dict[str, Any]
 ) -> None:
     tensors = {f"network.{name}": value.detach() for name, value in network.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value.detach().clone() for name, value in state.items()}
-    checkpoint.save(folder, checkpoint.Checkpoint(step, tensors, {"skipped": skipped}))
+    checkpoint.save(folder, checkpoint.Checkpoint(step, tensors, facts))
 
 
-def _restore(folder: Path, network: nn.Module, optimizer: Any, average: dict[str, Tensor]) -> tuple[int, int]:
+def _restore(
+    folder: Path, network: nn.Module, optimizer: Any, average: dict[str, Tensor], stamp: str
+) -> tuple[int, int]:
     """Put the newest whole checkpoint back; (steps done, steps skipped), (0, 0) where there is none."""
     found = checkpoint.latest(folder)
     if found is None:
         return 0, 0
+    if found.facts.get("stamp") != stamp:  # nor one from before there were stamps: nobody knows what it is of
+        raise ValueError(
+            f"the checkpoints in {folder} belong to another recipe or codec: give another --out, or remove them"
+        )
     of = {kind: {} for kind in ("network", "average", "optimizer")}  # type: dict[str, dict[str, Tensor]]
     for name, value in found.tensors.items():
         kind, _, rest = name.partition(".")
         of[kind][rest] = value
-    try:
-        network.load_state_dict(of["network"])
-    except RuntimeError:
-        raise ValueError(
-            f"the checkpoints in {folder} are of a network of other shape: train into another folder, or remove them"
-        ) from None
+    network.load_state_dict(of["network"])
     for name, value in of["average"].items():
         average[name].copy_(value)
     state = optimizer.state_dict()
@@ -190,8 +210,22 @@ def _restore(folder: Path, network: nn.Module, optimizer: Any, average: dict[str
     return found.step, int(found.facts["skipped"])
 
 
+def _cut(path: Path, step: int) -> None:
+    """Drop the log's lines beyond a step, which will be done again, and torn ones; all of them for step 0."""
+    if not step:
+        path.unlink(missing_ok=True)
+    elif path.exists():
+        with open(path, newline="") as file:
+            header, *lines = [*csv.reader(file)] or [[]]
+        aside = path.with_suffix(".tmp")
+        with open(aside, "w", newline="") as file:
+            whole = [line for line in lines if len(line) == len(header) and line[0].isdecimal()]
+            csv.writer(file).writerows([header] * bool(header) + [line for line in whole if int(line[0]) <= step])
+        aside.replace(path)
+
+
 def _log(path: Path, step: int, figures: dict[str, float]) -> None:
-    new = not path.exists()
+    new = not path.exists() or not path.stat().st_size
     with open(path, "a", newline="") as file:
         writer = csv.writer(file)
         if new:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,29 @@ from vlgen.modality import modality
 STAGES = ("codec", "clip", "diffusion")
 _SOURCE = {"folder", "modality", "weight", "only", "stages"}
 _TRAINING = {"steps", "batch", "lr", "warmup", "ema", "weight_decay", "save_minutes", "sheet_minutes"}
+# what only one stage knows: entry -> its type; those with a star are needed
+_OPTIONS = {
+    "codec": {"class": "text", "model*": "table", "crop": "whole number", "noise": "number"},
+    "clip": {"model*": "table", "vocabulary": "whole number"},
+    "diffusion": {
+        "model*": "table",
+        "scheduler*": "table",
+        "mean": "number",
+        "std": "number",
+        "drop": "number",
+        "sheet": "list of texts",
+        "defaults": "table",
+    },
+}
+# entries of their tables that the stages read themselves
+_INSIDE = {
+    "clip": (
+        ("model", "embed_dim"),
+        ("model", "vision_cfg", "image_size"),
+        ("model", "text_cfg", "width"),
+    ),
+    "diffusion": (("scheduler", "prediction_type"),),
+}
 
 
 @dataclass(frozen=True)
@@ -85,28 +109,70 @@ class Recipe:
         for needed in ("name", "size", "source", *STAGES):
             if needed not in table:
                 raise ValueError(f"the recipe {path} has no {needed!r}: add it, as in the bundled recipe")
-        size = table["size"]
-        if not isinstance(size, int) or not 32 <= size <= 1024 or size % 32:
+        name, size, seed = table["name"], table["size"], table.get("seed", 0)
+        if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name)):
+            raise ValueError(f"{path}: name is {name!r}; give a plain file name of letters, digits, - _ and .")
+        if not _is(size, "whole number") or not 32 <= size <= 1024 or size % 32:
             raise ValueError(f"{path}: size is {size!r}; give a multiple of 32 from 32 to 1024")
-        held_out = float(table.get("held_out", 0.1))
-        if not 0 < held_out < 1:
-            raise ValueError(f"{path}: held_out is {held_out}; give the share of patients kept out, such as 0.1")
+        if not _is(seed, "whole number"):
+            raise ValueError(f"{path}: seed is {seed!r}; give a whole number")
+        held_out = table.get("held_out", 0.1)
+        if not (_is(held_out, "number") and 0 < held_out < 1):
+            raise ValueError(f"{path}: held_out is {held_out!r}; give the share of patients kept out, such as 0.1")
+        for entry, kind in (("texts", "list of texts"), ("card", "table"), *((stage, "table") for stage in STAGES)):
+            if entry in table and not _is(table[entry], kind):
+                raise ValueError(f"{path}: {entry} is {table[entry]!r}; give a {kind}")
+        if not (isinstance(table["source"], list) and table["source"]):
+            raise ValueError(f"{path}: source is {table['source']!r}; give one [[source]] or more")
         training, options = {}, {}
         for stage in STAGES:
             section = dict(table[stage])
             training[stage] = _training({k: section.pop(k) for k in list(section) if k in _TRAINING}, stage, path)
-            options[stage] = section
+            options[stage] = _checked(section, stage, path)
+        crop = options["codec"].get("crop", 1)
+        if not 1 <= crop <= size:
+            raise ValueError(f"{path}: crop of [codec] is {crop}; give at least 1 and at most the size, {size}")
         return cls(
-            name=str(table["name"]),
+            name=name,
             size=size,
-            seed=int(table.get("seed", 0)),
-            held_out=held_out,
+            seed=seed,
+            held_out=float(held_out),
             sources=tuple(_source(entry, root, path) for entry in table["source"]),
-            texts=tuple(root / str(name) for name in table.get("texts", ())),
+            texts=tuple(root / text for text in table.get("texts", ())),
             training=training,
             options=options,
             card=dict(table.get("card", {})),
         )
+
+
+def _is(value: Any, kind: str) -> bool:
+    """Whether a value of a TOML file is of a kind; true and false are no numbers."""
+    if kind == "number":
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind == "list of texts":
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if kind == "whole number":
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, {"text": str, "table": Mapping}[kind])
+
+
+def _checked(section: dict[str, Any], stage: str, path: Path) -> dict[str, Any]:
+    """The options of a stage, each known and of its type, none missing."""
+    kinds = {name.rstrip("*"): kind for name, kind in _OPTIONS[stage].items()}
+    _only(section, _TRAINING | set(kinds), path, f"[{stage}]")
+    for name in (name.rstrip("*") for name in _OPTIONS[stage] if name.endswith("*")):
+        if name not in section:
+            raise ValueError(f"{path}: [{stage}] has no {name!r}: add it, as in the bundled recipe")
+    for name, value in section.items():
+        if not _is(value, kinds[name]):
+            raise ValueError(f"{path}: {name} of [{stage}] is {value!r}; give a {kinds[name]}")
+    for names in _INSIDE.get(stage, ()):
+        inside: Any = section
+        for name in names:
+            if not (isinstance(inside, Mapping) and name in inside):
+                raise ValueError(f"{path}: [{stage}] has no {'.'.join(names)!r}: add it, as in the bundled recipe")
+            inside = inside[name]
+    return section
 
 
 def _only(entries: Mapping[str, Any], known: set[str], path: Path, where: str) -> None:
@@ -116,16 +182,21 @@ def _only(entries: Mapping[str, Any], known: set[str], path: Path, where: str) -
 
 
 def _source(entry: Mapping[str, Any], root: Path, path: Path) -> Source:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{path}: a source is {entry!r}; give a [[source]] with 'folder' and 'modality'")
     _only(entry, _SOURCE, path, "a source")
     if "folder" not in entry or "modality" not in entry:
         raise ValueError(f"{path}: a source needs 'folder' and 'modality'")
+    for name, kind in (("folder", "text"), ("modality", "text"), ("only", "text"), ("stages", "list of texts")):
+        if name in entry and not _is(entry[name], kind):
+            raise ValueError(f"{path}: {name} of a source is {entry[name]!r}; give a {kind}")
     modality(entry["modality"])
-    stages, weight = tuple(entry.get("stages", STAGES)), float(entry.get("weight", 1))
+    stages, weight = tuple(entry.get("stages", STAGES)), entry.get("weight", 1)
     if unknown := set(stages) - set(STAGES):
         raise ValueError(f"{path}: the stage {sorted(unknown)[0]!r} of a source is unknown; there are {STAGES}")
-    if not (math.isfinite(weight) and weight > 0):
-        raise ValueError(f"{path}: the weight of {entry['folder']} is {weight}; give a number above 0")
-    return Source(root / entry["folder"], entry["modality"], weight, str(entry.get("only", "")), stages)
+    if not (_is(weight, "number") and weight > 0):
+        raise ValueError(f"{path}: the weight of {entry['folder']} is {weight!r}; give a number above 0")
+    return Source(root / entry["folder"], entry["modality"], float(weight), entry.get("only", ""), stages)
 
 
 def _training(section: Mapping[str, Any], stage: str, path: Path) -> Training:
@@ -134,8 +205,9 @@ def _training(section: Mapping[str, Any], stage: str, path: Path) -> Training:
         if name not in values:
             raise ValueError(f"{path}: [{stage}] has no {name!r}: add it")
     for name, value in values.items():
-        if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
-            raise ValueError(f"{path}: {name} of [{stage}] is {value!r}; give a number of at least 0")
+        kind = "whole number" if name in ("steps", "batch", "warmup") else "number"
+        if not (_is(value, kind) and value >= 0):
+            raise ValueError(f"{path}: {name} of [{stage}] is {value!r}; give a {kind} of at least 0")
     if values["steps"] < 1 or values["batch"] < 1 or not values["ema"] < 1:
         raise ValueError(f"{path}: [{stage}] wants steps and batch of at least 1 and ema below 1")
     return Training(**values)
