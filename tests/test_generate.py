@@ -16,8 +16,8 @@ from vlgen.plan import again, digest, plan, ranges
 from vlgen.schedules import SCHEDULES
 
 TEXT = "AP chest radiograph. Large left pleural effusion."
-# One image alone against in a batch: float32 sums in another order, over a few steps of a tiny network.
-BATCH = 2e-3
+# One image alone against in a batch: float32 sums in another order. 2e-6 was seen; other processors sum otherwise.
+BATCH = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_images_do_not_depend_on_their_batch(backbone: Backbone) -> None:
     for k in range(4):
         alone = vlgen.generate(backbone, TEXT, seeds=[k])
         assert torch.allclose(four[k], alone[0], atol=BATCH)
-    assert not torch.allclose(four[0], four[1], atol=10 * BATCH), "seeds must differ"
+    assert not torch.allclose(four[0], four[1], atol=0.02), "seeds must differ"
 
 
 def test_exact_is_exact(backbone: Backbone) -> None:
