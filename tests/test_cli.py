@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import vlgen
 from vlgen.cli import main, seed_list
 
 TEXT = "AP chest radiograph. Large left pleural effusion."
@@ -158,3 +160,25 @@ def test_report_text_reaches_no_log(own: Path, tmp_path: Path) -> None:
         env=os.environ | {"PYTHONWARNINGS": "default"},
     )
     assert done.returncode == 2 and "Zebediah" not in done.stdout + done.stderr
+
+
+def test_a_table_of_reports_becomes_images_and_a_table(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, out = tmp_path / "metadata.csv", tmp_path / "out"
+    table.write_text("file_name,text\na.png,Chest radiograph. Left effusion.\nb.png,Brain MRI. Glioma.\nc.png,\n")
+    assert call("generate", "--reports", table, "--count", 5, "--seeds", 7, "--model", own, "--out", out) == 0
+    assert "5 images, seeds 7 to 11" in capsys.readouterr().out
+    with open(out / "metadata.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 and {row["text"] for row in rows} == {
+        "Chest radiograph. Left effusion.",
+        "Brain MRI. Glioma.",
+    }
+    for k, row in enumerate(rows):
+        found = vlgen.info(out / row["file_name"])
+        assert found["seed"] == 7 + k and found["modality"] == ("mri" if "MRI" in row["text"] else "cxr")
+        assert "report" not in found
+    assert call("generate", "x", "--reports", table) == 2
+    assert call("generate", "--reports", tmp_path / "none", "--model", own) == 2
+    assert "is no table of reports" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import torch
 
 import vlgen
 from vlgen.backbone import Backbone
-from vlgen.generate import contact, sample
+from vlgen.generate import contact, illustrate, sample
 from vlgen.plan import again, digest, plan, ranges
 from vlgen.schedules import SCHEDULES
 
@@ -203,6 +203,21 @@ def test_stopping_keeps_what_is_finished(backbone: Backbone) -> None:
             break
     assert [record["seed"] for part in done for record in part.provenance] == [0, 1, 2, 3]
     assert not torch.is_inference_mode_enabled(), "the caller's mode is its own"
+
+
+def test_reports_share_a_batch_and_each_gets_its_own_image(backbone: Backbone) -> None:
+    """An image of a mixed batch is the one that `generate` makes of the same report and seed."""
+    reports = [TEXT, "Brain MRI. No tumor.", "Chest radiograph of a child."]
+    found = dict(illustrate(backbone, reports, seeds=[3, 4, 5], batch=3))
+    assert sorted(found) == [0, 1, 2] and found[1].modality.name == "mri"
+    for k, report in enumerate(reports):
+        alone = vlgen.generate(backbone, report, seeds=[3 + k])
+        assert (found[k].pixels - alone.pixels).abs().max() < 1e-4
+        assert found[k].provenance[0]["batch_seeds"] == [3, 4, 5]
+    with pytest.raises(ValueError, match="report 2 of 2"):
+        list(illustrate(backbone, [TEXT, ""], seeds=[0, 1]))
+    with pytest.raises(ValueError, match="2 reports and 1 seeds"):
+        list(illustrate(backbone, [TEXT, TEXT], seeds=[0]))
 
 
 def test_a_sheet_shows_consecutive_seeds_and_says_it_is_synthetic(backbone: Backbone, tmp_path: Path) -> None:

@@ -323,7 +323,7 @@ def test_outline_counts_what_is_trained_and_what_was_refused(finished: Path, rec
         ("steps = 6", "", "no 'steps'"),
         ("lr = 1e-3", "lr = nan", "lr of"),
         ("[clip]", "[clip", "is not TOML"),
-        ('folder = "films"', 'folder = "films"\nstages = ["x"]', "stage 'x'"),
+        ('folder = "films"', 'folder = "films"\nweight = {x = 1}', "stage 'x'"),
         ('folder = "films"', 'folder = "films"\nweight = -1', "weight"),
         ("held_out = 0.3", "held_out = 2", "held_out is 2"),
         ("held_out = 0.3", 'held_out = "x"', "held_out is 'x'"),
@@ -346,7 +346,7 @@ def test_outline_counts_what_is_trained_and_what_was_refused(finished: Path, rec
         ("model =", "noise = 0.1 #", "no 'model'"),
         ('folder = "films"', 'folder = "films"\nweight = "much"', "weight of films is 'much'"),
         ('folder = "films"', "folder = 3", "folder of a source is 3"),
-        ('folder = "films"', 'folder = "films"\nstages = "clip"', "stages of a source is 'clip'"),
+        ('folder = "films"', 'folder = "films"\nweight = {clip = 0}', "the weight of"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_entry(recipe_file: Path, tmp_path: Path, old: str, new: str, said: str) -> None:

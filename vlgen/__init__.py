@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlgen.backbone import Backbone, load
     from vlgen.dataset import Dataset
+    from vlgen.evaluate import Scores, evaluate
     from vlgen.generate import generate
     from vlgen.images import Images, info, write
     from vlgen.modality import MODALITIES, Modality
@@ -33,6 +34,8 @@ _HOME = {
     "Modality": "modality",
     "Recipe": "pretrain",
     "Report": "report",
+    "Scores": "evaluate",
+    "evaluate": "evaluate",
     "generate": "generate",
     "info": "images",
     "load": "backbone",
@@ -47,6 +50,8 @@ __all__ = [
     "Modality",
     "Recipe",
     "Report",
+    "Scores",
+    "evaluate",
     "generate",
     "info",
     "load",

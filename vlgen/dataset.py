@@ -82,12 +82,11 @@ class Dataset:
 def _rows(folder: Path, metadata: Path) -> tuple[list[Row], list[tuple[int, str]]]:
     root, seen = folder.resolve(), dict[Path, int]()
     rows, refused = list[Row](), list[tuple[int, str]]()
-    records = _csv(metadata) if metadata.suffix == ".csv" else _jsonl(metadata)
-    for line, record in records:
+    for line, record in records(metadata):
         if isinstance(record, str):
             refused.append((line, record))
             continue
-        name, text = record.get("file_name", ""), _text(record)
+        name, text = record.get("file_name", ""), report_text(record)
         reason = _unusable(name, folder, root) or ("" if text else "no report text")
         file = folder / name
         if not reason and (first := seen.setdefault(file.resolve(), line)) != line:
@@ -105,6 +104,50 @@ def _rows(folder: Path, metadata: Path) -> tuple[list[Row], list[tuple[int, str]
         facts = {key: value for key, value in record.items() if value and key not in known}
         rows.append(Row(file, text, patient, record.get("source") or root.name, facts, line))
     return rows, refused
+
+
+def records(metadata: Path, *, report: bool = True) -> Iterator[tuple[int, dict[str, str] | str]]:
+    """(line, columns by lower-case name) of every row of a metadata.csv or .jsonl, or (line, why it cannot be used).
+
+    report  whether a column that holds the report is needed, beside file_name
+
+    Raises ValueError for a file that is no such table.
+    """
+    return (_csv if metadata.suffix == ".csv" else _jsonl)(metadata, report)
+
+
+def report_text(record: Mapping[str, str]) -> str:
+    """The report in a row: the first of the columns text, report, caption, prompt, or findings and impression."""
+    for name in TEXTS:
+        if name in record:
+            return record[name]
+    return " ".join(f"{name.capitalize()}: {record[name]}" for name in SECTIONS if record.get(name))
+
+
+def texts(source: str | Path, count: int | None = None, seed: int = 0) -> list[str]:
+    """The reports in a metadata file, or in the one of a folder: all in their order, or `count` of them by chance.
+
+    By chance, each row comes once before any comes again. Raises ValueError where there is no report.
+    """
+    source = Path(source)
+    found = (
+        [source]
+        if source.is_file()
+        else [p for p in (source / "metadata.csv", source / "metadata.jsonl") if p.is_file()]
+    )
+    if len(found) != 1:
+        raise ValueError(f"{source} is no table of reports: give a metadata.csv, or a folder with one")
+    said = [report_text(record) for _, record in records(found[0]) if isinstance(record, dict)]
+    said = [text for text in said if text]
+    if not said:
+        raise ValueError(f"{found[0]} has no row with a report: fill the column text")
+    if count is None:
+        return said
+    order: list[int] = []
+    while len(order) < count:
+        turn = len(order) // len(said)
+        order += sorted(range(len(said)), key=lambda row: counter("texts", seed, turn, row))
+    return [said[row] for row in order[:count]]
 
 
 def _unusable(name: str, folder: Path, root: Path) -> str:
@@ -125,29 +168,22 @@ def _unusable(name: str, folder: Path, root: Path) -> str:
     return ""
 
 
-def _text(record: Mapping[str, str]) -> str:
-    for name in TEXTS:
-        if name in record:
-            return record[name]
-    return " ".join(f"{name.capitalize()}: {record[name]}" for name in SECTIONS if record.get(name))
-
-
-def _check_columns(names: Iterable[str], metadata: Path) -> None:
+def _check_columns(names: Iterable[str], metadata: Path, report: bool) -> None:
     names = list(names)
     if "file_name" not in names:
         raise ValueError(f"{metadata} has no column file_name: name it first and separate columns by commas")
-    if not set(names) & {*TEXTS, *SECTIONS}:
+    if report and not set(names) & {*TEXTS, *SECTIONS}:
         raise ValueError(f"{metadata} has no report: name its column one of {', '.join((*TEXTS, *SECTIONS))}")
 
 
-def _csv(metadata: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
+def _csv(metadata: Path, report: bool) -> Iterator[tuple[int, dict[str, str] | str]]:
     """(line, record) of every row, or (line, reason)."""
     line = 1
     try:
         with open(metadata, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             names = [name.strip().lower() for name in next(reader, [])]
-            _check_columns(names, metadata)
+            _check_columns(names, metadata, report)
             line = reader.line_num + 1
             for cells in reader:
                 if len(cells) == len(names):
@@ -161,7 +197,7 @@ def _csv(metadata: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
         raise ValueError(f"{metadata} is not a table of comma-separated values: see the row at line {line}") from None
 
 
-def _jsonl(metadata: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
+def _jsonl(metadata: Path, report: bool) -> Iterator[tuple[int, dict[str, str] | str]]:
     """(line, record) of every row, or (line, reason)."""
     checked = False
     try:
@@ -178,7 +214,7 @@ def _jsonl(metadata: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
                     continue
                 record = {str(key).strip().lower(): _plain(value) for key, value in record.items()}
                 if not checked:
-                    _check_columns(record, metadata)
+                    _check_columns(record, metadata, report)
                     checked = True
                 yield line, record
     except UnicodeDecodeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,6 +103,34 @@ def generate(
     return collect(progress.finished for progress in sample(backbone, resolved, batch=batch) if progress.finished)
 
 
+def illustrate(
+    backbone: Backbone, reports: Sequence[str], *, seeds: Sequence[int], batch: int = 8, **settings: Any
+) -> Iterator[tuple[int, Images]]:
+    """One image for each report, from the seed of the same place: (place, the image), as they are finished.
+
+    Reports of one length share the work of a batch, whatever they say. settings are those of `vlgen.plan.plan`. All reports
+    are read before the first image is made; ValueError names the place of one that cannot be used.
+    """
+    if len(reports) != len(seeds):
+        raise ValueError(f"{len(reports)} reports and {len(seeds)} seeds: give one seed for each report")
+    plans: list[Plan] = []
+    for place, (report, seed) in enumerate(zip(reports, seeds, strict=True)):
+        try:
+            plans.append(plan(backbone, report, seeds=[seed], **settings))
+        except ValueError as error:
+            raise ValueError(f"report {place + 1} of {len(reports)}: {error}") from None
+    for start in range(0, len(plans), batch):
+        part = plans[start : start + batch]
+        first, own = part[0], [p.seeds[0] for p in part]
+        with torch.inference_mode():
+            cond = backbone.embed([p.prompt for p in part])
+            without = backbone.embed([first.negative]).repeat(len(part)) if first.guidance_scale != 1 else None
+            z = first.kernel.noise(backbone.shape, float(first.sigmas[0]), own).to(backbone.device)
+            *_, last = first.solver(_denoiser(backbone, first, cond, without), z, first.sigmas, seeds=own)
+        for k, one in enumerate(part):
+            yield start + k, _finish(backbone, one, last.x[k : k + 1], own[k : k + 1], own)
+
+
 def collect(parts: Iterable[Images]) -> Images:
     """Batches of one call as one."""
     found = list(parts)
@@ -137,10 +166,14 @@ def _denoiser(backbone: Backbone, plan: Plan, cond: Cond, without: Cond | None) 
     return interval(guided, plain, *plan.guidance_interval)
 
 
-def _finish(backbone: Backbone, plan: Plan, z: Tensor, seeds: Sequence[int]) -> Images:
+def _finish(
+    backbone: Backbone, plan: Plan, z: Tensor, seeds: Sequence[int], drawn: Sequence[int] | None = None
+) -> Images:
     with torch.inference_mode():
         x = torch.cat([backbone.decode(part) for part in z.split(1 if plan.exact else len(z))])
     if not bool(x.isfinite().all()):
         raise FloatingPointError("the codec gave values that are not finite: lower the guidance scale")
     pixels = plan.modality.decode(x.clamp(-1, 1).cpu())
-    return Images(pixels.clone(), plan.modality, tuple(plan.provenance(backbone, seed, seeds) for seed in seeds))
+    return Images(
+        pixels.clone(), plan.modality, tuple(plan.provenance(backbone, seed, drawn or seeds) for seed in seeds)
+    )

@@ -81,7 +81,8 @@ def read_with_facts(path: str | Path) -> tuple[Tensor, dict[str, str]]:
     """As read, and what the file says of itself.
 
     The fact `unit` is "HU" or "SUV", "" for relative values in [0, 1], and absent where the file does not say. The fact
-    `format` is DICOM, NPY, PNG, JPEG or TIFF; the rest comes from DICOM.
+    `format` is DICOM, NPY, PNG, JPEG or TIFF, and `depth` says how a picture or an array holds its values: "8 bit",
+    "16 bit", "8 bit color", "float32"; the rest comes from DICOM.
     """
     path = Path(path)
     check_file(path)
@@ -114,7 +115,7 @@ def _read_npy(path: Path) -> tuple[Tensor, dict[str, str]]:
         raise Refused(f"{path.name}: an NPY image is (H, W) or (C, H, W) of real numbers")
     if array.size > MAX_PIXELS:
         raise Refused(f"{path.name}: more than 40 megapixels")
-    known = {"format": "NPY"}
+    known = {"format": "NPY", "depth": str(array.dtype)}
     with suppress(Refused):  # a file from elsewhere does not say its unit
         known["unit"] = str(info(path).get("unit") or "")
     with np.errstate(all="ignore"):  # what overflows is refused by _check
@@ -135,6 +136,7 @@ def _read_picture(path: Path) -> tuple[Tensor, dict[str, str]]:
         if getattr(image, "n_frames", 1) > 1:
             raise Refused(f"{path.name}: holds several pictures; save each in a file of its own")
         known, tags = {"format": str(image.format), "unit": ""}, getattr(image, "tag_v2", {})
+        known["depth"] = {"1": "1 bit", "L": "8 bit"}.get(image.mode, "16 bit" if "16" in image.mode else "8 bit color")
         recorded = image.info.get("vlgen")
         depth = 2 ** int(tags.get(258, (16,))[0]) - 1  # TIFF BitsPerSample: 12-bit pixels sit in 16
         inverted = tags.get(262) == 0  # TIFF WhiteIsZero, which Pillow undoes for 8 bits only

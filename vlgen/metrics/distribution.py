@@ -23,15 +23,17 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
     a, b  (n_a, d), (n_b, d)   at least 2 rows each
 
-    Heusel et al. 2017, arXiv:1706.08500, eq. 6: |m_a - m_b|^2 + tr(S_a + S_b - 2 sqrt(S_a S_b)). If S = X^T X, then
-    tr sqrt(S_a S_b) is the sum of the singular values of X_a X_b^T. X is the centered features while they are fewer
-    than their dimension, and the triangle of their QR decomposition, d x d, from there on: neither a matrix square root
-    nor the root of an eigenvalue that is zero up to rounding. Rounding below 0 is returned as 0.
+    Heusel et al. 2017, arXiv:1706.08500, eq. 6: |m_a - m_b|^2 + tr(S_a + S_b - 2 sqrt(S_a S_b)). With
+    S = X^T X / (n - 1), tr sqrt(S_a S_b) is the sum of the singular values of X_a X_b^T over sqrt((n_a - 1) (n_b - 1)).
+    X is the centered features while they are fewer than their dimension, and the triangle of their QR decomposition,
+    d x d, from there on: neither a matrix square root nor the root of an eigenvalue that is zero up to rounding.
+    Rounding below 0 is returned as 0.
     """
     a, b = matrices(2, a=a, b=b)
-    x, y = _factor(a), _factor(b)
-    spread = x.square().sum() + y.square().sum() - 2 * torch.linalg.svdvals(x @ y.T).sum()
-    return max(0.0, float((a.mean(0) - b.mean(0)).square().sum() + spread))
+    means, n, m = (a.mean(0), b.mean(0)), len(a) - 1, len(b) - 1
+    x, y = _factor(a, means[0]), _factor(b, means[1])
+    spread = _energy(x) / n + _energy(y) / m - 2 * float(torch.linalg.svdvals(x @ y.T).sum()) / math.sqrt(n * m)
+    return max(0.0, _energy(means[0] - means[1]) + spread)
 
 
 def cubic(a: Tensor, b: Tensor) -> Tensor:
@@ -192,7 +194,8 @@ def matrices(need: int, **given: Tensor) -> list[Tensor]:
             raise ValueError(f"{name} is {x.dtype} of {tuple(x.shape)}: give floating-point features (images, d)")
         if len(x) < need:
             raise ValueError(f"{name} has {len(x)} images: at least {need} are needed")
-        if not bool(x.isfinite().all()):
+        # The sum needs no copy of x; where it overflows, every number is looked at.
+        if not bool(x.sum().isfinite()) and not bool(x.isfinite().all()):
             wrong = int((~x.isfinite().all(1)).sum())
             raise ValueError(f"{name} has {wrong} of {len(x)} rows that are not finite: leave those images out")
     if len(dimensions := {x.shape[1] for x in given.values()}) > 1:
@@ -220,13 +223,18 @@ def chunks(n: int, m: int) -> Iterator[slice]:
     return (slice(start, start + rows) for start in range(0, n, rows))
 
 
-def _factor(x: Tensor) -> Tensor:
-    """A factor X of the covariance, X^T X = S, with at most d rows."""
-    x = (x - x.mean(0)) / math.sqrt(len(x) - 1)
+def _factor(x: Tensor, mean: Tensor) -> Tensor:
+    """A factor X of the scatter, X^T X = (n - 1) S, with at most d rows."""
+    x = x - mean
     if len(x) <= x.shape[1]:
         return x
     triangle: Tensor = torch.linalg.qr(x, mode="r").R
     return triangle
+
+
+def _energy(x: Tensor) -> float:
+    """The sum of the squares of all entries."""
+    return float(torch.linalg.vector_norm(x)) ** 2
 
 
 def _mean(kernel: PairKernel, a: Tensor, b: Tensor, *, same: bool = False) -> float:

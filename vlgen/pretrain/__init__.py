@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,7 @@ from vlgen.pretrain.examples import gather, rows
 from vlgen.pretrain.loop import Step, device, run
 from vlgen.pretrain.recipe import STAGES, Recipe
 
-__all__ = ["STAGES", "Recipe", "Step", "measure", "outline", "pretrain"]
+__all__ = ["STAGES", "Recipe", "Step", "measure", "outline", "parts", "pretrain"]
 
 
 def pretrain(recipe: Recipe, folder: str | Path, *, stages: Sequence[str] = STAGES) -> Iterator[Step]:
@@ -29,38 +30,73 @@ def pretrain(recipe: Recipe, folder: str | Path, *, stages: Sequence[str] = STAG
 
 
 def outline(recipe: Recipe, stages: Sequence[str] = STAGES) -> Iterator[str]:
-    """What a recipe would do, line by line, without reading an image: parameters, steps, rows, passes, refusals."""
+    """What a recipe would do, line by line: parameters, steps, rows, passes, refusals.
+
+    Images are read only where no patients are known, to find twins.
+    """
     for stage in stages:
         training = recipe.training[stage]
         trained = import_module(f"vlgen.pretrain.{stage}").parameters(recipe)
         yield f"{stage}: {training.steps} steps of {training.batch}, lr {training.lr:g}, {trained:,} parameters"
         counts = {part: [index for index, _ in rows(recipe, stage, part)] for part in ("train", "test")}
-        total = sum(source.weight for source in recipe.sources if stage in source.stages)
+        total = sum(source.weights.get(stage, 0) for source in recipe.sources)
         for index, source in enumerate(recipe.sources):
-            if stage in source.stages:
+            if source.weights.get(stage):
                 train, test = (counts[part].count(index) for part in ("train", "test"))
-                share, name = source.weight / total, source.only or source.folder.name
+                share, name = source.weights[stage] / total, source.only or source.folder.name
                 passes = training.steps * training.batch * share / max(1, train)
                 yield (
                     f"  {name:24s} {source.modality:4s} train {train:5d}  held out {test:4d}  "
                     f"share {share:4.0%}  passes {passes:.1f}"
                 )
 
-    for folder in dict.fromkeys(s.folder for s in recipe.sources if set(s.stages) & set(stages)):
+    for folder in dict.fromkeys(s.folder for s in recipe.sources if set(s.weights) & set(stages)):
         if refused := Dataset(folder).refused:
             yield f"{folder}: {len(refused)} rows refused, the first at line {refused[0][0]}: {refused[0][1]}"
 
 
+def parts(recipe: Recipe, folder: str | Path) -> Iterator[Path]:
+    """Lay out what the model has seen and what it has not: folder/MODALITY/train and /test, as `vlgen evaluate` reads.
+
+    Links to the images, and a metadata.csv with source, patient (or cluster of twins) and report. Raises ValueError
+    where a folder to be written exists already.
+    """
+    for part in ("train", "test"):
+        members: dict[str, list[tuple[Path, list[str]]]] = {}
+        for index, row in rows(recipe, "diffusion", part):
+            source = recipe.sources[index]
+            name = f"{source.folder.name}-{row.file.relative_to(source.folder).as_posix().replace('/', '-')}"
+            line = [name, row.source, row.patient, row.text]
+            members.setdefault(source.modality, []).append((row.file.resolve(), line))
+        for kind, found in members.items():
+            place = Path(folder) / kind / part
+            if place.exists():
+                raise ValueError(f"{place} exists already: give an empty folder, or remove it")
+            place.mkdir(parents=True)
+            with open(place / "metadata.csv", "w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(["file_name", "source", "patient", "text"])
+                writer.writerows(line for _, line in found)
+            for path, line in found:
+                (place / line[0]).symlink_to(path)
+            yield place
+
+
 def measure(recipe: Recipe, model: str, folder: str | Path) -> dict[str, Any]:
-    """Codec PSNR and SSIM per modality, and the CLIP's retrieval and present/absent accuracy, on the held-out rows."""
+    """Codec PSNR and SSIM per modality, and the CLIP's retrieval and present/absent accuracy, on the held-out rows.
+
+    Where torchxrayvision is installed, also how well the text tower tells present from absent in real report sentences.
+    """
     from vlgen.backbone import load
-    from vlgen.pretrain import clip, codec
+    from vlgen.pretrain import clip, codec, sentences
 
     backbone, cache = load(model), Path(folder) / "cache"
     pictures, pairs = (gather(recipe, stage, "test", cache) for stage in ("codec", "clip"))
     side = int(recipe.options["clip"]["model"]["vision_cfg"]["image_size"])
     reader = clip.reader(backbone.text, backbone.device)
+    reports = sentences.archive()
     return {
         "codec": codec.quality(backbone.codec, pictures, recipe, backbone.device),
         "clip": clip.quality(backbone.text.tower, reader, pairs, recipe, side, backbone.device),
+        "sentences": sentences.separation(lambda t: backbone.embed(t).pooled, reports) if reports else None,
     }

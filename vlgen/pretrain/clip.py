@@ -18,6 +18,7 @@ from vlgen.findings import VOCABULARY, Finding
 from vlgen.pretrain.examples import Examples, draw, stamp
 from vlgen.pretrain.loop import Task
 from vlgen.pretrain.recipe import Recipe
+from vlgen.pretrain.statements import prose, statements
 from vlgen.report import Report
 from vlgen.tensors import counter
 from vlgen.text import TextEncoder, text_states
@@ -43,7 +44,8 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
     """The CLIP of a recipe as a task for the loop.
 
     The loss is open_clip's own contrast over the batch, plus the choice between each image's report and the same report
-    with one finding turned from present to absent or back: a batch alone seldom holds the pair that teaches "no".
+    with one finding turned from present to absent or back, plus the same choice between texts alone, over the whole
+    vocabulary (vlgen.pretrain.statements): a batch alone seldom holds the pair that teaches "no".
     """
     from open_clip.loss import ClipLoss
 
@@ -56,6 +58,7 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
     encoder = TextEncoder(nn.Linear(1, 1), words, max_tokens=clip.context_length, chunks=1, marks=(1, 2, 0))
 
     ids = reader(encoder, device)
+    captions, said = prose(recipe.texts), int(options.get("statements", 0))
 
     def loss(model: nn.Module, indices: list[int], step: int) -> tuple[Tensor, dict[str, float]]:
         images = small(train.pixels[indices].float(), side).to(device)
@@ -64,14 +67,16 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
         texts = [r.compose(s) for r, s in zip(reports, seeds, strict=True)]
         turned = [turn(r, s) for r, s in zip(reports, seeds, strict=True)]
         known = [k for k, pair in enumerate(turned) if pair]
-        both = ids(texts + [stated(turned[k][j], seeds[k] + j) for j in (0, 1) for k in known])
+        pairs = [stated(turned[k][j], seeds[k] + j) for j in (0, 1) for k in known]
+        alone = statements(said, counter(recipe.seed, "statements", step, indices[0]), captions)
+        both = ids([*texts, *pairs, *(column for row in zip(*alone, strict=True) for column in row)])
         seen, read, scale = model(images, both, 2)
         agreement = contrast(seen, read[: len(texts)], scale)
-        right, wrong = read[len(texts) :].chunk(2)
-        margin = 10 * ((seen[known] * right).sum(1) - (seen[known] * wrong).sum(1))
-        told = F.softplus(-margin).mean() if known else agreement.new_zeros(())
-        figures = {"contrast": float(agreement.detach()), "told": float((margin > 0).float().mean()) if known else 0.0}
-        return agreement + told, figures
+        right, wrong = read[len(texts) : len(texts) + len(pairs)].tensor_split(2)
+        told, share = _choice(seen[known], right, wrong)
+        spoken, kept = _choice(*read[len(texts) + len(pairs) :].tensor_split(3))
+        figures = {"contrast": float(agreement.detach()), "told": share, "statements": kept}
+        return agreement + told + spoken, figures
 
     def export(model: nn.Module) -> None:
         from safetensors.torch import save_file
@@ -95,6 +100,14 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
         return draw(train, batch, recipe.seed, step)
 
     return Task(network, loss, indices, picture, export, stamp(recipe, "clip", train, *recipe.texts))
+
+
+def _choice(of: Tensor, right: Tensor, wrong: Tensor) -> tuple[Tensor, float]:
+    """(the logistic loss of preferring the right text to the wrong one, the share that does); 0 for no pairs."""
+    if not len(of):
+        return of.new_zeros(()), 0.0
+    margin = 10 * ((of * right).sum(1) - (of * wrong).sum(1))
+    return F.softplus(-margin).mean(), float((margin > 0).float().mean())
 
 
 def build(options: Any, vocabulary: int) -> tuple[Any, dict[str, Any]]:

@@ -14,6 +14,7 @@ from vlgen.backbone import latent
 from vlgen.folder import CODECS
 from vlgen.pretrain.examples import Examples, draw, stamp
 from vlgen.pretrain.loop import Task
+from vlgen.pretrain.perceptual import Perceptual
 from vlgen.pretrain.recipe import Recipe
 from vlgen.sheet import sheet
 from vlgen.tensors import generator
@@ -26,22 +27,26 @@ class _Autoencoder(nn.Module):
         super().__init__()
         self.codec = codec
 
-    def forward(self, x: Tensor, noise: float, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, noise: float, g: torch.Generator, half: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         z = latent(self.codec, x)
         disturbed = z + noise * torch.randn(z.shape, generator=g).to(z)
-        return z, self.codec.decode(disturbed).sample, self.codec.decode(F.avg_pool2d(z, 2)).sample
+        small = self.codec.decode(F.avg_pool2d(z, 2)).sample if half else None
+        return z, self.codec.decode(disturbed).sample, small
 
 
 def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: torch.device) -> Task:
     """The codec of a recipe as a task for the loop.
 
-    The loss, per image so that dark modalities count as much as bright ones: L1 + RMSE of the decoded crop, a quarter
-    of the same for half-size latents against the half-size crop (which keeps the latent space smooth in scale: Kouzelis
-    et al. 2025, arXiv:2502.09509), and a pull of the latents to zero mean and unit scale. A little noise on the latents
-    teaches the decoder to forgive what a sampler leaves behind.
+    The loss, per image so that dark modalities count as much as bright ones: L1 + RMSE of the decoded crop;
+    `perceptual` times the distance of early features; in a share `half` of the steps, L1 + RMSE of what half-size
+    latents decode to against the half-size crop, which keeps the latent space smooth in scale (Kouzelis et al. 2025,
+    arXiv:2502.09509); and a pull of the latents to zero mean and unit scale. A little noise on the latents teaches the
+    decoder to forgive what a sampler leaves behind.
     """
     options = recipe.options["codec"]
     crop, noise = int(options.get("crop", 128)), float(options.get("noise", 0.05))
+    half, sharpness = float(options.get("half", 0.25)), float(options.get("perceptual", 0.0))
+    perceptual = Perceptual().to(device) if sharpness else None
     torch.manual_seed(recipe.seed)
     network = _Autoencoder(build(options))
     batch = recipe.training["codec"].batch
@@ -50,15 +55,22 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
         g = generator(recipe.seed, "crop", step, indices[0])
         top, left = torch.randint(0, recipe.size - crop + 1, (2, len(indices)), generator=g).tolist()
         x = torch.stack(
-            [train.pixels[i, :, t : t + crop, s : s + crop] for i, t, s in zip(indices, top, left, strict=True)]
-        ).float()
+            # float before stack: under bfloat16 autocast on a CPU, float16 cannot be stacked
+            [train.pixels[i, :, t : t + crop, s : s + crop].float() for i, t, s in zip(indices, top, left, strict=True)]
+        )
         x = x.contiguous(memory_format=torch.channels_last).to(device)
-        z, y, half = model(x, noise, g)
+        z, y, small = model(x, noise, g, float(torch.rand((), generator=g)) < half)
         z = z.float()
         error = _distance(y.float(), x)
-        coarse = _distance(half.float(), F.avg_pool2d(x, 2))
-        scale = z.mean((0, 2, 3)).square().mean() + (z.square().mean().sqrt() - 1).square()
-        return error + 0.25 * coarse + 0.01 * scale, {"error": float(error.detach()), "std": float(z.detach().std())}
+        figures = {"error": float(error.detach()), "std": float(z.detach().std()), "perceptual": 0.0}
+        whole = error + 0.01 * (z.mean((0, 2, 3)).square().mean() + (z.square().mean().sqrt() - 1).square())
+        if small is not None:
+            whole = whole + _distance(small.float(), F.avg_pool2d(x, 2))
+        if perceptual is not None:
+            few = max(1, len(x) // 4)  # it costs more than the codec itself
+            look = perceptual(y[:few], x[:few])
+            whole, figures["perceptual"] = whole + sharpness * look, float(look.detach())
+        return whole, figures
 
     def picture(model: nn.Module, path: Path) -> None:
         shown = _pick(test, recipe, 3)

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from vlgen.checkpoint import sha256
 from vlgen.dataset import Dataset, Row, load, split
 from vlgen.modality import modality
 from vlgen.pretrain.recipe import Recipe
+from vlgen.pretrain.twins import grouped
 from vlgen.report import Report
 from vlgen.tensors import counter
 
@@ -45,17 +47,31 @@ class Examples:
     def modality(self, index: int, recipe: Recipe) -> str:
         return recipe.sources[self.source[index]].modality
 
+    @cached_property
+    def patients(self) -> dict[int, list[list[int]]]:
+        """Source -> the rows of each of its patients, or clusters of twins."""
+        found: dict[int, dict[str, list[int]]] = {}
+        for index, (source, row) in enumerate(zip(self.source, self.rows, strict=True)):
+            found.setdefault(source, {}).setdefault(row.patient or str(row.file), []).append(index)
+        return {source: list(patients.values()) for source, patients in sorted(found.items())}
+
 
 def rows(recipe: Recipe, stage: str, part: str) -> Iterator[tuple[int, Row]]:
     """(source index, row) of everything that a stage learns from, patients split as the recipe says."""
     shares = {"train": 1 - recipe.held_out, "test": recipe.held_out}
     for index, source in enumerate(recipe.sources):
-        if stage in source.stages:
-            chosen = [row for row in Dataset(source.folder) if source.only in ("", row.source)]
-            if not chosen:
-                raise ValueError(f"{source.folder} has no row of source {source.only!r}: look at its metadata")
-            for row in split(chosen, shares, recipe.seed)[part]:
+        if source.weights.get(stage):
+            for row in split(_members(source.folder, source.only, source.modality), shares, recipe.seed)[part]:
                 yield index, row
+
+
+@cache
+def _members(folder: Path, only: str, kind: str) -> list[Row]:
+    """The rows of a source, each with its patient or its cluster of twins; read once in a process."""
+    chosen = [row for row in Dataset(folder) if only in ("", row.source)]
+    if not chosen:
+        raise ValueError(f"{folder} has no row of source {only!r}: look at its metadata")
+    return grouped(chosen, modality(kind))
 
 
 def gather(recipe: Recipe, stage: str, part: str, folder: Path) -> Examples:
@@ -84,7 +100,7 @@ def gather(recipe: Recipe, stage: str, part: str, folder: Path) -> Examples:
         aside = cache.with_suffix(".tmp")
         save_file({"pixels": pixels}, aside)
         aside.replace(cache)
-    weights = tuple(s.weight if stage in s.stages else 0.0 for s in recipe.sources)
+    weights = tuple(s.weights.get(stage, 0.0) for s in recipe.sources)
     reports = tuple(Report.parse(row.text) for _, row in found)
     return Examples(pixels, reports, tuple(row for _, row in found), tuple(i for i, _ in found), weights, digest)
 
@@ -98,7 +114,7 @@ def stamp(recipe: Recipe, stage: str, train: Examples, *files: Path) -> str:
     facts = asdict(recipe.training[stage])
     for name in ("steps", "save_minutes", "sheet_minutes"):
         del facts[name]
-    sources = [(s.folder.name, s.modality, s.weight, s.only) for s in recipe.sources if stage in s.stages]
+    sources = [(s.folder.name, s.modality, s.weights[stage], s.only) for s in recipe.sources if s.weights.get(stage)]
     listed = [
         (i, str(row.file.relative_to(recipe.sources[i].folder)), row.text)
         for i, row in zip(train.source, train.rows, strict=True)
@@ -109,11 +125,11 @@ def stamp(recipe: Recipe, stage: str, train: Examples, *files: Path) -> str:
 
 
 def draw(examples: Examples, batch: int, seed: int, step: int) -> list[int]:
-    """The indices of the batch of one step: a source by its weight, then a row of it, all from a counter."""
+    """The indices of the batch of one step: a source by its weight, a patient of it, one of the patient's images.
+
+    All from a counter. Patients count alike, so that ten copies of an image weigh no more than one.
+    """
     random_ = random.Random(counter(seed, "batch", step))
-    members: dict[int, list[int]] = {}
-    for index, source in enumerate(examples.source):
-        members.setdefault(source, []).append(index)
-    sources = sorted(members)
+    sources = list(examples.patients)
     chosen = random_.choices(sources, [examples.weights[s] for s in sources], k=batch)
-    return [random_.choice(members[source]) for source in chosen]
+    return [random_.choice(random_.choice(examples.patients[source])) for source in chosen]

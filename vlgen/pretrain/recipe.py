@@ -13,12 +13,19 @@ from typing import Any
 from vlgen.modality import modality
 
 STAGES = ("codec", "clip", "diffusion")
-_SOURCE = {"folder", "modality", "weight", "only", "stages"}
+_SOURCE = {"folder", "modality", "weight", "only"}
 _TRAINING = {"steps", "batch", "lr", "warmup", "ema", "weight_decay", "save_minutes", "sheet_minutes"}
 # what only one stage knows: entry -> its type; those with a star are needed
 _OPTIONS = {
-    "codec": {"class": "text", "model*": "table", "crop": "whole number", "noise": "number"},
-    "clip": {"model*": "table", "vocabulary": "whole number"},
+    "codec": {
+        "class": "text",
+        "model*": "table",
+        "crop": "whole number",
+        "noise": "number",
+        "half": "number",
+        "perceptual": "number",
+    },
+    "clip": {"model*": "table", "vocabulary": "whole number", "statements": "whole number"},
     "diffusion": {
         "model*": "table",
         "scheduler*": "table",
@@ -44,16 +51,14 @@ _INSIDE = {
 class Source:
     """A folder of images and reports, and how often to draw from it.
 
-    weight  share of the batches, relative to the other sources
-    only    take only the rows whose column `source` says this; "" takes all
-    stages  the stages that learn from it
+    weights  stage -> share of the batches, relative to the other sources; a stage without one does not see it
+    only     take only the rows whose column `source` says this; "" takes all
     """
 
     folder: Path
     modality: str
-    weight: float
+    weights: Mapping[str, float]
     only: str
-    stages: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -187,16 +192,20 @@ def _source(entry: Mapping[str, Any], root: Path, path: Path) -> Source:
     _only(entry, _SOURCE, path, "a source")
     if "folder" not in entry or "modality" not in entry:
         raise ValueError(f"{path}: a source needs 'folder' and 'modality'")
-    for name, kind in (("folder", "text"), ("modality", "text"), ("only", "text"), ("stages", "list of texts")):
-        if name in entry and not _is(entry[name], kind):
-            raise ValueError(f"{path}: {name} of a source is {entry[name]!r}; give a {kind}")
+    for name in ("folder", "modality", "only"):
+        if name in entry and not _is(entry[name], "text"):
+            raise ValueError(f"{path}: {name} of a source is {entry[name]!r}; give a text")
     modality(entry["modality"])
-    stages, weight = tuple(entry.get("stages", STAGES)), entry.get("weight", 1)
-    if unknown := set(stages) - set(STAGES):
+    given = entry.get("weight", 1)
+    weights = dict(given) if isinstance(given, Mapping) else dict.fromkeys(STAGES, given)
+    if unknown := set(weights) - set(STAGES):
         raise ValueError(f"{path}: the stage {sorted(unknown)[0]!r} of a source is unknown; there are {STAGES}")
-    if not (_is(weight, "number") and weight > 0):
-        raise ValueError(f"{path}: the weight of {entry['folder']} is {weight!r}; give a number above 0")
-    return Source(root / entry["folder"], entry["modality"], float(weight), entry.get("only", ""), stages)
+    if not weights or any(not (_is(weight, "number") and weight > 0) for weight in weights.values()):
+        raise ValueError(
+            f"{path}: the weight of {entry['folder']} is {given!r}; give a number above 0, or one for each stage that "
+            "learns from it, such as {codec = 2, clip = 1}"
+        )
+    return Source(root / entry["folder"], entry["modality"], weights, entry.get("only", ""))
 
 
 def _training(section: Mapping[str, Any], stage: str, path: Path) -> Training:

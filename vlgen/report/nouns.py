@@ -68,11 +68,24 @@ PRESENT_CLAUSES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 ABSENT_CLAUSES: dict[str, tuple[str, ...]] = {
     "cardiomegaly": ("Heart size is normal.", "The heart is normal in size.", "The heart is not enlarged.",
-                     "The cardiac silhouette is within normal limits."),
-    "consolidation": ("No focal consolidation.", "No airspace consolidation."),
-    "fracture": ("Osseous structures are intact.", "No acute fracture."),
-    "pleural effusion": ("The pleural spaces are clear.", "Costophrenic angles are sharp."),
+                     "The cardiac silhouette is within normal limits.", "Heart size within normal limits.",
+                     "The cardiomediastinal silhouette is unremarkable.", "Normal heart size and mediastinal contours.",
+                     "The heart and mediastinum are normal.", "Cardiac contours are normal."),
+    "consolidation": ("No focal consolidation.", "No airspace consolidation.", "No focal airspace disease.",
+                      "No focal air space consolidation is identified."),
+    "fracture": ("Osseous structures are intact.", "No acute fracture.", "No acute bony abnormality."),
+    "opacity": ("No focal opacity.", "The lungs are clear.", "Lungs are clear bilaterally.",
+                "The lung fields are clear.",
+                "No focal airspace opacity.", "Both lungs are clear and expanded.", "Clear lungs."),
+    "pleural effusion": ("The pleural spaces are clear.", "Costophrenic angles are sharp.",
+                         "No large pleural effusion.",
+                         "No pleural fluid collection.", "The lateral costophrenic angles are sharp."),
+    "pneumothorax": ("No pneumothorax is visualized.", "No visible pneumothorax.", "No pneumothorax is identified."),
+    "atelectasis": ("No focal atelectasis.", "The lungs are well expanded without atelectasis."),
 }  # fmt: skip
+
+# What may be denied beside another finding that is present: so rare that a report's silence is absence.
+RARE: dict[str, tuple[str, ...]] = {"cxr": ("pneumothorax", "fracture", "hernia"), "ct": ("pneumothorax",)}
 
 # What may be denied where a study is normal.
 NEGATIVES: dict[str, tuple[str, ...]] = {

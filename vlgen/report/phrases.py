@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from vlgen.findings import Finding
 from vlgen.report.header import Header
-from vlgen.report.nouns import ABSENT_CLAUSES, NEGATIVES, NORMAL, NOUNS, PRESENT_CLAUSES, SIZED
+from vlgen.report.nouns import ABSENT_CLAUSES, NEGATIVES, NORMAL, NOUNS, PRESENT_CLAUSES, RARE, SIZED
 from vlgen.report.studies import article, cap, heading, title
 
 _GRADE = {
@@ -38,6 +38,9 @@ def compose(header: Header, findings: Sequence[Finding], *, normal: bool, seed: 
     stated = [f for f in facts if f.status != "absent" or rng.random() < keep]
     if normal:
         stated += _negatives(rng, header, stated, {"long": 9, "sections": 5, "plain": 4}.get(style, 1))
+    elif stated and style != "short" and rng.random() < 0.3:
+        names = [n for n in RARE.get(header.modality, ()) if all(f.name != n for f in findings)]
+        stated += [Finding(n, "absent") for n in rng.sample(names, min(len(names), rng.randint(1, 2)))]
     writer = {"short": _short, "list": _list, "plain": _plain, "sections": _sectioned, "long": _long}[style]
     text = writer(rng, shown, stated, normal, header)
     text = " ".join(text.split(" ")).strip()

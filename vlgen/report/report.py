@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vlgen.findings import Finding, either
 from vlgen.report.header import Header
@@ -117,10 +118,15 @@ class Report:
         return compose(self._header(), self.findings, normal=self.normal, seed=seed)
 
     def _header(self) -> Header:
-        said = Header.read(self.text)
+        said = _header_of(self.text)
         return Header(
             self.modality, self.view, self.sex, self.age, self.child, self.contrast, said.body, said.axial
         )  # fmt: skip
+
+
+@lru_cache(maxsize=65536)  # a report is composed anew thousands of times
+def _header_of(text: str) -> Header:
+    return Header.read(text)
 
 
 def _by_weight(parts: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
