@@ -70,7 +70,7 @@ def test_eight_and_sixteen_bits_and_color_are_the_same_picture(folder: Path) -> 
     eight, sixteen, _, color = (found.picture(row, 32) for row in range(4))
     assert (eight - sixteen).abs().max() < 0.01
     assert eight.shape == color.shape == (1, 32, 32)
-    assert 0 <= eight.min() and eight.max() <= 1
+    assert eight.min() >= 0 and eight.max() <= 1
 
 
 def test_hu_goes_through_the_window_of_ct(tmp_path: Path) -> None:

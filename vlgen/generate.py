@@ -108,8 +108,8 @@ def illustrate(
 ) -> Iterator[tuple[int, Images]]:
     """One image for each report, from the seed of the same place: (place, the image), as they are finished.
 
-    Reports of one length share the work of a batch, whatever they say. settings are those of `vlgen.plan.plan`. All reports
-    are read before the first image is made; ValueError names the place of one that cannot be used.
+    Reports share the work of a batch, whatever they say. settings are those of `vlgen.plan.plan`. All reports are read
+    before the first image is made; ValueError names the place of one that cannot be used.
     """
     if len(reports) != len(seeds):
         raise ValueError(f"{len(reports)} reports and {len(seeds)} seeds: give one seed for each report")
