@@ -80,6 +80,8 @@ def test_same_seed_same_figures_and_far_is_farther(folders: dict[str, Path], tmp
     once = evaluate(folders["real"], folders["synthetic"], **settings)
     again = evaluate(folders["real"], folders["synthetic"], **settings)
     assert once.json() == again.json()
+    few = evaluate(folders["real"], folders["synthetic"], most=20, **settings).section("fidelity").rows[0]
+    assert few.n == 20 and few.reference > once.section("fidelity").rows[0].reference, "fewer images, larger distance"
     far = evaluate(folders["real"], folders["far"], **settings)
     near_row, far_row = (s.section("fidelity").rows[0] for s in (once, far))
     assert far_row.value > 5 * near_row.value
@@ -95,6 +97,7 @@ def test_same_seed_same_figures_and_far_is_farther(folders: dict[str, Path], tmp
         (["{real}", "{synthetic}", "--features", "mini", "--features", "mini"], "two extractors are called"),
         (["{real}", "/no/such/folder", "--features", "mini"], "is not a folder"),
         (["{real}:patient=real0", "{synthetic}", "--features", "mini"], "at least 20 real"),
+        (["{real}", "{synthetic}", "--most", "5"], "most is 5"),
         (["{real}", "{synthetic}", "--pairs", "--window", "wide"], "is not LOW,HIGH"),
         (["{real}", "{far}", "--pairs", "--window", "5,1"], "is empty"),
     ],

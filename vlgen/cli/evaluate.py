@@ -37,6 +37,7 @@ def evaluate_(
     ] = None,
     model: Annotated[str | None, typer.Option(help="The generator, for membership inference by its loss.")] = None,
     label: Annotated[str | None, typer.Option(help="The finding that utility learns; the commonest if none.")] = None,
+    most: Annotated[int, typer.Option(help="Images of each set that a distance compares; it moves with n.")] = 1000,
     masks: Annotated[Path | None, typer.Option(help="With --pairs: masks of the same names.")] = None,
     window: Annotated[str | None, typer.Option(help="With --pairs: LOW,HIGH of the unit, for PSNR's peak.")] = None,
     modality: Annotated[str | None, typer.Option(help="With --pairs: cxr, ct, mri, us or pet.")] = None,
@@ -68,6 +69,7 @@ def evaluate_(
                 what=[name.strip() for name in what.split(",")] if what else None,
                 model=model,
                 label=label,
+                most=most,
                 seed=seed,
                 progress=advance,
             )

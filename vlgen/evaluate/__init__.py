@@ -26,6 +26,7 @@ def evaluate(
     what: Sequence[str] | None = None,
     model: str | Path | None = None,
     label: str | None = None,
+    most: int = 1000,
     seed: int = 0,
     cache: str | Path | None = None,
     progress: Progress = lambda what, done, total: None,
@@ -39,6 +40,8 @@ def evaluate(
     what             of fidelity, alignment, privacy, utility; None is all that the folders allow, without utility,
                      which trains some dozens of small networks
     model            the generator, for membership inference by its loss
+    most             images of each set that a distance compares: give the same number where several folders are to be
+                     compared with one another, since distances move with n
     label            the finding that utility learns to tell; None takes the one with most labels
     cache            private folder for feature matrices; None is vlgen/features in the user's cache
 
@@ -49,6 +52,8 @@ def evaluate(
     from vlgen.features import extractor
 
     chosen = _questions(what, train)
+    if most < 10:
+        raise ValueError(f"most is {most}: distances need at least 10 images of each set")
     extractors = [extractor(name) for name in features]
     if not extractors:
         raise ValueError("no features were named: give at least one extractor, such as imagenet")
@@ -64,7 +69,9 @@ def evaluate(
         from vlgen.evaluate.fidelity import fidelity
 
         spoken = [e.name for e in extractors if e.read]
-        sections.append(fidelity(sets["real"], sets["synthetic"], spoken=spoken, seed=seed, progress=progress))
+        sections.append(
+            fidelity(sets["real"], sets["synthetic"], spoken=spoken, most=most, seed=seed, progress=progress)
+        )
     if "alignment" in chosen:
         from vlgen.evaluate.alignment import alignment
 
