@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -287,7 +288,7 @@ def test_the_whole_section_with_planting_and_a_model(
     seen: list[Collection], own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("MOST", 100), ("LEVELS", (1.0,)), ("DRAWS", 1)):
-        monkeypatch.setattr(f"vlgen.evaluate.privacy.{name}", value)
+        monkeypatch.setattr(import_module("vlgen.evaluate.privacy"), name, value)
     told: list[str] = []
     section = privacy(*seen, EXTRACTORS[:1], backbone=load(own), progress=lambda what, done, total: told.append(what))
     metrics = [r.metric for r in section.rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from statistics import fmean
 
@@ -76,7 +77,7 @@ def thin(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick(thin: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a probe whose strength is not looked for."""
-    monkeypatch.setattr("vlgen.evaluate.utility.linear_probe", partial(linear_probe, strength=10.0))
+    monkeypatch.setattr(import_module("vlgen.evaluate.utility"), "linear_probe", partial(linear_probe, strength=10.0))
 
 
 def of(section: Section, metric: str, group: str, features: str = "plain") -> Row:
