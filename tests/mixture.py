@@ -1,79 +1,24 @@
-"""The exact oracle: a mixture of isotropic Gaussians has a closed-form denoiser at every noise level and kernel.
-
-Given the kernel's scalar s, a noisy image of component k is normal with variance std_k^2 + (sigma s)^2, so that
-everything below is one sum over components and over s. For the Gaussian kernel s = 1. For PFGM++ the sum over s is a
-trapezoid rule in log s, which converges faster than any power of the number of nodes.
-"""
+"""The exact oracle, and a test of whether two samples have one law."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
-from scipy import stats
 from torch import Tensor
 
-from vlgen.tensors import Denoise
+from vlgen.benchmark.mixture import THREE, Mixture, scale_nodes
+
+__all__ = ["THREE", "Mixture", "same_law", "scale_nodes"]
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """sum_k weights_k N(means_k, stds_k^2 I), in float64.
+def same_law(a: Tensor, b: Tensor, *, orders: int = 1000) -> float:
+    """How often two samples of one law are further apart than these in energy distance: a permutation test's p.
 
-    weights  (K,)          sum to 1
-    means    (K, C, H, W)
-    stds     (K,)          0 is a point mass
+    Energy distance 2 E|a - b| - E|a - a'| - E|b - b'| is 0 for equal laws alone (Szekely and Rizzo 2013).
     """
-
-    weights: Tensor
-    means: Tensor
-    stds: Tensor
-
-    def sample(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
-        """n clean images (n, C, H, W) and their components (n,)."""
-        draw = torch.Generator().manual_seed(seed)
-        component = torch.multinomial(self.weights, n, replacement=True, generator=draw)
-        z = torch.randn((n, *self.means.shape[1:]), generator=draw, dtype=torch.float64)
-        return self.means[component] + self.stds[component].reshape(-1, 1, 1, 1) * z, component
-
-    def nearest(self, x: Tensor) -> Tensor:
-        """The component (B,) whose mean is closest to each image."""
-        return torch.cdist(x.flatten(1), self.means.flatten(1)).argmin(1)
-
-    def denoiser(self, D: float = math.inf) -> Denoise:
-        """E[y | x] where x = y + sigma * s * z, exact for the kernel with D degrees of freedom."""
-
-        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            log_joint, noise = self._log_joint(x, sigma, D)
-            share = log_joint.flatten(1).softmax(1).reshape(log_joint.shape)
-            kept = self.stds**2 / (self.stds**2 + noise)  # E[y | x, s, k] = kept x + (1 - kept) mean_k
-            to_means = (share * (1 - kept)).sum(1) @ self.means.flatten(1)
-            return (share * kept).sum((1, 2)).reshape(-1, 1, 1, 1) * x + to_means.reshape(x.shape)
-
-        return denoise
-
-    def log_density(self, x: Tensor, sigma: Tensor, D: float = math.inf) -> Tensor:
-        """log p(x; sigma) (B,) of the noisy images."""
-        return self._log_joint(x, sigma, D)[0].flatten(1).logsumexp(1)
-
-    def _log_joint(self, x: Tensor, sigma: Tensor, D: float) -> tuple[Tensor, Tensor]:
-        """log p(x, s_j, component k) as (B, J, K), and the noise variance (sigma s_j)^2 as (J, 1)."""
-        s, log_s = scale_nodes(D)
-        noise = (sigma.double() * s)[:, None] ** 2
-        variance = self.stds**2 + noise
-        distance = ((x.flatten(1)[:, None] - self.means.flatten(1)) ** 2).sum(2)[:, None]
-        size = self.means[0].numel()
-        log_x = -distance / (2 * variance) - size / 2 * torch.log(2 * math.pi * variance)
-        return log_s[:, None] + self.weights.log() + log_x, noise
-
-
-def scale_nodes(D: float, nodes: int = 400) -> tuple[Tensor, Tensor]:
-    """Values of s = sqrt(D / chi2_D), evenly spaced in log s, and their log probabilities; both (nodes,)."""
-    if math.isinf(D):
-        return torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    tail = 1e-14
-    ends = torch.tensor([stats.chi2.isf(tail, D), stats.chi2.ppf(tail, D)]).double()
-    chi2 = torch.linspace(*ends.log().tolist(), nodes, dtype=torch.float64).exp()
-    log_s = torch.from_numpy(stats.chi2.logpdf(chi2.numpy(), D)) + chi2.log()  # density of log chi2, so of log s
-    return (D / chi2).sqrt(), log_s - log_s.logsumexp(0)
+    both = torch.cat([a, b]).flatten(1).float()
+    apart = torch.cdist(both, both)
+    label = torch.cat([torch.full((len(a),), 1 / len(a)), torch.full((len(b),), -1 / len(b))]).to(both)
+    draw = torch.Generator().manual_seed(0)
+    mixed = torch.stack([label, *(label[torch.randperm(len(label), generator=draw)] for _ in range(orders))])
+    distance = -((mixed @ apart) * mixed).sum(1)
+    return float((distance >= distance[0] * (1 - 1e-12)).double().mean())

@@ -49,7 +49,7 @@ def sample(backbone: Backbone, plan: Plan, *, batch: int = 4) -> Iterator[Progre
     for start in range(0, len(plan.seeds), size):
         seeds = plan.seeds[start : start + size]
         with torch.inference_mode():
-            denoise = _denoiser(backbone, plan, cond.repeat(len(seeds)), without and without.repeat(len(seeds)))
+            denoise = denoiser(backbone, plan, cond.repeat(len(seeds)), without and without.repeat(len(seeds)))
             z = plan.kernel.noise(backbone.shape, float(plan.sigmas[0]), seeds).to(backbone.device)
             walk = plan.solver(denoise, z, plan.sigmas, seeds=seeds)
         while True:
@@ -80,7 +80,8 @@ def generate(
     """Images of a report, in the unit of their modality, one for each seed.
 
     report          free text: a sentence, or a whole report with its sections
-    solver          euler, ddim, ddim:ETA, heun, dpmpp_2m
+    solver          by its name, options after a colon: "heun", "ddim:0.5"; `vlgen samplers` lists them
+    schedule        by its name; where none is given, levels searched for these settings, or else the model's own
     kernel          gaussian, or pfgmpp:D with weights trained under that D, which is then the default
     guidance_scale  1 follows the data; more follows the text more closely, at the price of variety
     exact           one image at a time: the same bits whatever the other seeds are
@@ -126,7 +127,7 @@ def illustrate(
             cond = backbone.embed([p.prompt for p in part])
             without = backbone.embed([first.negative]).repeat(len(part)) if first.guidance_scale != 1 else None
             z = first.kernel.noise(backbone.shape, float(first.sigmas[0]), own).to(backbone.device)
-            *_, last = first.solver(_denoiser(backbone, first, cond, without), z, first.sigmas, seeds=own)
+            *_, last = first.solver(denoiser(backbone, first, cond, without), z, first.sigmas, seeds=own)
         for k, one in enumerate(part):
             yield start + k, _finish(backbone, one, last.x[k : k + 1], own[k : k + 1], own)
 
@@ -157,7 +158,8 @@ def contact(
     return store(path, png(sheet(rows, list(texts)), {"synthetic": True, "sheet": records}))
 
 
-def _denoiser(backbone: Backbone, plan: Plan, cond: Cond, without: Cond | None) -> Denoise:
+def denoiser(backbone: Backbone, plan: Plan, cond: Cond, without: Cond | None) -> Denoise:
+    """The denoiser of these conditions, with the guidance that the plan has; without is None where it has none."""
     plain = backbone.denoiser(cond)
     if without is None:
         return plain

@@ -6,7 +6,7 @@ import hashlib
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +17,7 @@ from vlgen.findings import VOCABULARY
 from vlgen.kernels import Kernel, kernel
 from vlgen.modality import MODALITIES, Modality, modality
 from vlgen.report import Report
-from vlgen.schedules import schedule
+from vlgen.schedules import SEARCHED, choose, home, stored
 from vlgen.solvers import Solver, check_kernel, solver
 from vlgen.text import Tokens
 
@@ -29,7 +29,7 @@ MOST = 10_000  # images of one call
 class Plan:
     """What a call will do, with everything resolved, before anything is computed.
 
-    nfe    network evaluations per image, both halves of guidance counted
+    nfe    network evaluations per image, both halves of guidance counted; of an adaptive solver, the fewest
     notes  what the user should know: a kernel the weights do not know, a modality that was assumed, tokens dropped
     """
 
@@ -55,13 +55,8 @@ class Plan:
 
     @property
     def nfe(self) -> int:
-        if self.guidance_scale == 1:
-            return self.solver.nfe(self.steps)
-        lo, hi = self.guidance_interval
-        inside = [lo <= float(sigma) <= hi for sigma in self.sigmas[:-1]]
-        last = 0.0 if self.solver.evaluations == 1 else 1.0  # a second evaluation sits at the next level
-        twice = sum(inside) + (sum(inside[1:]) if last else 0)
-        return self.solver.nfe(self.steps) + twice
+        asked, (lo, hi) = self.solver.levels(self.sigmas), self.guidance_interval
+        return len(asked) + (sum(lo <= sigma <= hi for sigma in asked) if self.guidance_scale != 1 else 0)
 
     def line(self) -> str:
         """The plan in one line."""
@@ -103,6 +98,7 @@ class Plan:
             "model_fingerprint": backbone.fingerprint,
             "adapters": dict(self.adapters),
             "adapter_sha256": list(backbone.adapter_sha256),
+            "adapter_forced": list(backbone.forced),
             "kernel": self.kernel.name,
             "solver": self.solver.name,
             "schedule": self.schedule,
@@ -113,6 +109,7 @@ class Plan:
             "guidance_rescale": self.guidance_rescale,
             "sigma_max": float(self.sigmas[0]),
             "sigma_min": float(self.sigmas[-2]),
+            **({"sigmas": self.sigmas.tolist()} if self.schedule == SEARCHED else {}),
             "seed": seed,
             "batch_seeds": list(batch),
             "exact": self.exact,
@@ -162,17 +159,16 @@ def plan(
     for asked in backbone.modalities:
         if asked != kind.name:
             notes.append(f"the report asks for {kind.title}, but an adapter was trained on {MODALITIES[asked].title}")
+    notes += [f"overridden: {difference}" for difference in backbone.forced]
     against = _text(negative, "negative text") if negative else ""
     if against and (lost := backbone.tokens(against).dropped):
         notes.append(f"the negative text is longer than the encoder: {lost} tokens at its end were dropped")
-    table = backbone.sigmas
-    lo, hi = float(own.get("sigma_min", table[0])), float(own.get("sigma_max", table[-1]))
-    name = str(schedule_name or own["schedule"])
-    if name == "trailing":  # it walks down the trained table itself, from its top
-        lo, hi = float(table[0]), float(table[-1])
-    if lo < float(table[0]) * 0.999 or hi > float(table[-1]) * 1.001:
-        raise ValueError(f"sigma from {lo:g} to {hi:g} leaves the trained range {table[0]:g} to {table[-1]:g}")
-    band = own.get("guidance_interval", (0.0, math.inf))
+    low, high = own.get("guidance_interval", (0.0, math.inf))
+    guidance = (scale, float(low), float(high), float(own["guidance_rescale"]))
+    known = stored(home(backbone.folder, backbone.carried.values()))
+    key = (chosen.name, noise.name, guidance, steps)
+    fit = [each for each in known if each.key == key and each.of(backbone.fingerprint)]
+    name, sigmas = choose(schedule_name, steps, backbone.sigmas, own, fit)
     return Plan(
         report=text,
         prompt=prompt,
@@ -184,9 +180,9 @@ def plan(
         schedule=name,
         steps=steps,
         guidance_scale=scale,
-        guidance_interval=(float(band[0]), float(band[1])),
-        guidance_rescale=float(own["guidance_rescale"]),
-        sigmas=schedule(name, steps, lo, hi, table),
+        guidance_interval=guidance[1:3],
+        guidance_rescale=guidance[3],
+        sigmas=sigmas,
         seeds=_seeds(seeds),
         exact=exact,
         model=backbone.name,
@@ -209,6 +205,7 @@ def again(found: Mapping[str, Any]) -> str:
         words = ["vlgen", "generate", str(found.get("report") or "@REPORT.txt"), "--model", str(found["model_source"])]
         for name, scale in dict(found["adapters"]).items():
             words += ["--adapter", f"{name}:{number(scale)}"]
+        words += ["--force-adapter"] * bool(found.get("adapter_forced"))
         words += [
             "--seeds",
             str(int(found["seed"])) if found["exact"] else ranges([int(s) for s in found["batch_seeds"]]),
@@ -242,8 +239,12 @@ def digest(text: str) -> str:
 
 
 def _modality(report: Report, backbone: Backbone, notes: list[str]) -> tuple[Modality, str]:
-    """The modality of a report, and its prompt: where the report names none, that of its findings."""
+    """The modality of a report, and its prompt: where the report names none, that of its findings.
+
+    Adapters may bring a modality, or a window of their own, in which their images' numbers are then to be read.
+    """
     known = [str(name) for name in backbone.card.get("modalities", MODALITIES)]
+    known += [name for name in backbone.modalities if name not in known]
     prompt = report.prompt()
     if report.modality:
         if report.modality not in known:
@@ -251,11 +252,15 @@ def _modality(report: Report, backbone: Backbone, notes: list[str]) -> tuple[Mod
                 f"the report asks for {MODALITIES[report.modality].title}, but model {backbone.name} makes "
                 f"{', '.join(MODALITIES[name].title for name in known)}: change the text or the model"
             )
-        return modality(report.modality), prompt
+        return _windowed(modality(report.modality), backbone), prompt
     likely = [name for f in report.findings for name in VOCABULARY[f.name].modalities if name in known]
-    kind = modality(likely[0] if likely else known[0])
+    kind = _windowed(modality(likely[0] if likely else known[0]), backbone)
     notes.append(f"the report names no modality: {kind.title} was put before it")
     return kind, f"{kind.title[0].upper()}{kind.title[1:]}. {prompt}"
+
+
+def _windowed(kind: Modality, backbone: Backbone) -> Modality:
+    return replace(kind, window=backbone.windows.get(kind.name, kind.window))
 
 
 def _swap(D: float) -> str:

@@ -41,8 +41,13 @@ def png(image: Image.Image, record: Mapping[str, object]) -> bytes:
     return file.getvalue()
 
 
-def sheet(rows: Sequence[Sequence[Tensor]], labels: Sequence[str] = (), *, margin: int = 4) -> Image.Image:
-    """A contact sheet: rows of images (1, H, W) in [0, 1] of one size, each row after its label, as 8-bit grey."""
+def sheet(
+    rows: Sequence[Sequence[Tensor]], labels: Sequence[str] = (), *, columns: Sequence[str] = (), margin: int = 4
+) -> Image.Image:
+    """A contact sheet: rows of images (1, H, W) in [0, 1] of one size, each row after its label, as 8-bit grey.
+
+    columns  what stands above them, one line each
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     sizes = {tuple(x.shape) for row in rows for x in row}
@@ -51,16 +56,20 @@ def sheet(rows: Sequence[Sequence[Tensor]], labels: Sequence[str] = (), *, margi
             f"a sheet of image shapes {sorted(sizes)} with {len(labels)} labels: give one shape and one label a row"
         )
     _, height, width = sizes.pop()
-    font = ImageFont.load_default(max(10, min(16, height // 8)))
+    letters = max(10, min(16, height // 8))
+    font = ImageFont.load_default(letters)
     column = max(width, 120) if labels else 0
+    head = 3 * letters // 2 if columns else 0
     whole = Image.new(
         "L",
-        (column + margin + max(map(len, rows)) * (width + margin), margin + len(rows) * (height + margin)),
+        (column + margin + max(map(len, rows)) * (width + margin), head + margin + len(rows) * (height + margin)),
         255,
     )
     pen = ImageDraw.Draw(whole)
+    for i, words in enumerate(columns):
+        pen.text((column + margin + i * (width + margin), margin), words, fill=0, font=font)
     for j, row in enumerate(rows):
-        top, text = margin + j * (height + margin), ""
+        top, text = head + margin + j * (height + margin), ""
         for word in labels[j].split() if labels else ():
             longer = f"{text.rpartition(chr(10))[2]} {word}".strip()
             text += (" " if pen.textlength(longer, font) <= column - margin else "\n") * bool(text) + word

@@ -41,13 +41,13 @@ def pretrain_(
     ] = None,
 ) -> None:
     """Train a model from scratch; repeat the same command to resume."""
-    from vlgen.pretrain import STAGES, Recipe, outline, parts, pretrain
+    from vlgen.pretrain import Recipe, outline, parts, pretrain
     from vlgen.pretrain import measure as figures_of
 
     read = Recipe.read(recipe, data=data)
-    stages = tuple(stage or STAGES)
-    if unknown := set(stages) - set(STAGES):
-        raise ValueError(f"unknown stage {sorted(unknown)[0]!r}: choose of {', '.join(STAGES)}")
+    stages = tuple(stage or read.stages)
+    if unknown := set(stages) - set(read.stages):
+        raise ValueError(f"unknown stage {sorted(unknown)[0]!r}: this recipe has {', '.join(read.stages)}")
     folder = out / read.name
     if dry_run:
         for line in outline(read, stages):
@@ -75,17 +75,35 @@ def pretrain_(
 
 @app.command()
 def benchmark(
-    what: Annotated[str, typer.Argument(help="generate, or frechet: the distance against pytorch-fid's.")] = "generate",
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="generate; frechet: the distance against pytorch-fid's; samplers: their error on the model by cost; "
+            "schedules: searched levels against diffusers' solvers where the truth is known; train-step: a step of "
+            "vlgen train against one as diffusers' LoRA script does it."
+        ),
+    ] = "generate",
     model: Annotated[str, typer.Option(help="mini, a folder, or a hub id from the cache.")] = "mini",
     repeats: Annotated[int, typer.Option(min=1, help="Runs; the fastest counts.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Of samplers: an SVG file for the plot.")] = None,
     json_: Json = False,
 ) -> None:
-    """Time loading the model, one image and four images at the default settings; or another part, after a warm-up."""
+    """Time loading the model, one image and four images at the default settings; or measure another part."""
     from vlgen.benchmark import frechet_timing, timing
 
-    if what not in ("generate", "frechet"):
-        raise ValueError(f"unknown benchmark {what!r}: choose generate or frechet")
-    found = timing(model, repeats) if what == "generate" else frechet_timing(repeats=repeats)
+    if what in ("samplers", "schedules"):
+        from vlgen.cli.samplers import print_quality, print_ratios
+
+        print_quality(model, out, json_) if what == "samplers" else print_ratios(json_)
+        return
+    if what not in ("generate", "frechet", "train-step"):
+        raise ValueError(f"unknown benchmark {what!r}: choose generate, frechet, samplers, schedules or train-step")
+    if what == "train-step":
+        from vlgen.train import train_step_timing
+
+        found = train_step_timing(model, repeats=repeats)
+    else:
+        found = timing(model, repeats) if what == "generate" else frechet_timing(repeats=repeats)
     if json_:
         print(json.dumps(found))
         return

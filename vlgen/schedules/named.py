@@ -1,7 +1,4 @@
-"""Noise schedules: the decreasing list of noise levels that a solver walks down.
-
-Every schedule is (n + 1,) float32, starts at the largest level and ends with 0; n = 1 gives [hi, 0].
-"""
+"""Named schedules: levels by a formula, or at training timesteps."""
 
 from __future__ import annotations
 

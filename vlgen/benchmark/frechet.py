@@ -1,43 +1,19 @@
-"""Benchmark: how long the model and the Frechet distance take on this machine, in wall and CPU seconds."""
+"""Frechet: how long the distance takes on this machine, against pytorch-fid's on the same features."""
 
 from __future__ import annotations
 
-import resource
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from vlgen.backbone import load
-from vlgen.generate import generate
 from vlgen.metrics.distribution import frechet
 from vlgen.tensors import generator
 
 if TYPE_CHECKING:
     import numpy as np
-
-REPORT = "PA chest radiograph, 58-year-old man. Large left pleural effusion. No pneumothorax."
-
-
-def timing(model: str = "mini", repeats: int = 3) -> dict[str, dict[str, float]]:
-    """Wall and CPU seconds of loading a model, and of one and of four images at its default settings.
-
-    The fastest of `repeats` after a warm-up; peak memory of the process in MiB. Imports are not counted: the first load
-    is the warm-up of the second.
-    """
-    found = {"load": _fastest(lambda: load(model), repeats)}
-    backbone = load(model)
-    for images in (1, 4):
-        found[f"generate {images}"] = _fastest(
-            lambda images=images: generate(backbone, REPORT, seeds=range(images)), repeats
-        )
-    found["machine"] = {
-        "threads": torch.get_num_threads(),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-    return found
 
 
 def frechet_timing(
@@ -69,7 +45,7 @@ def _pytorch_fid() -> Callable[[torch.Tensor, torch.Tensor], float]:
     import numpy as np
 
     try:
-        from pytorch_fid.fid_score import calculate_frechet_distance
+        from pytorch_fid.fid_score import calculate_frechet_distance  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
         raise ValueError("pytorch-fid is not installed: pip install pytorch-fid") from None
 
@@ -113,13 +89,3 @@ def _against(
         "relative_difference": abs(values[frechet] - values[theirs]) / values[theirs],
         "n": repeats,
     }
-
-
-def _fastest(work: Callable[[], Any], repeats: int) -> dict[str, float]:
-    work()
-    best = (float("inf"), float("inf"))
-    for _ in range(repeats):
-        wall, cpu = time.monotonic(), time.process_time()
-        work()
-        best = min(best, (time.monotonic() - wall, time.process_time() - cpu))
-    return {"wall_s": best[0], "cpu_s": best[1], "n": repeats}
