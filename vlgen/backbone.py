@@ -15,6 +15,7 @@ from torch import Tensor
 from vlgen.adapter import use
 from vlgen.checkpoint import sha256
 from vlgen.folder import BUILT_FROM, CODECS, UNETS, part, read_json, resolve, table
+from vlgen.kernels import kernel
 from vlgen.tensors import Denoise, expand, normal
 from vlgen.text import Cond, TextEncoder, Tokens, join, open_clip_encoder, transformers_encoder
 
@@ -34,7 +35,10 @@ class Backbone:
     card        what its makers say of it: modalities, licence
     source      what `load` was given: the name or folder that makes it again
     adapters    the adapters it carries, folder to scale; their weights' sha256, and the modalities they are for
-    kernel      the kernel that its weights, adapters included, were trained under
+    kernel      the kernel that its weights, adapters included, were trained under; base_kernel, without adapters
+    windows     windows of modalities that its adapters were trained under, where they are not the modality's own
+    forced      differences between the adapters' contracts and this backbone that the user overrode
+    carried     the adapters on it, by the name of their modules; `vlgen.adapter` keeps it and the fields above
     """
 
     name: str
@@ -53,6 +57,10 @@ class Backbone:
     adapter_sha256: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ()
     kernel: str = "gaussian"
+    base_kernel: str = "gaussian"
+    windows: dict[str, tuple[float, float]] = field(default_factory=dict)
+    forced: tuple[str, ...] = ()
+    carried: dict[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -161,11 +169,13 @@ def load(
     model: str | Path = "mini",
     *,
     adapter: str | Path | Sequence[str | Path] = (),
+    force_adapter: bool = False,
     device: str | torch.device | None = None,
 ) -> Backbone:
     """The backbone in a diffusers folder: the bundled `mini`, a folder, or a hub id from the local cache.
 
-    adapter  a folder, or several, each with its scale after a colon if that is not 1: "adapters/mine:0.8"
+    adapter        a folder, or several, each with its scale after a colon if that is not 1: "adapters/mine:0.8"
+    force_adapter  take an adapter whose contract is for another backbone; whatever is made says so
 
     Weights are read from safetensors only, strictly, into classes from a fixed list; they run in float32 on a CPU.
     Raises ValueError where a part is missing, unknown or does not fit.
@@ -205,8 +215,10 @@ def load(
         defaults=own.get("defaults", {}),
         card=own.get("card", {}),
         source=str(model),
+        kernel=kernel(str(own.get("kernel", "gaussian"))).name,
+        base_kernel=kernel(str(own.get("kernel", "gaussian"))).name,
     )
-    use(backbone, [adapter] if isinstance(adapter, str | Path) else adapter)
+    use(backbone, [adapter] if isinstance(adapter, str | Path) else adapter, force=force_adapter)
     return backbone
 
 

@@ -25,10 +25,13 @@ def generate(
     count: Annotated[int | None, typer.Option(min=1, help="With --reports: so many images of rows by chance.")] = None,
     model: Annotated[str, typer.Option(help="mini, a folder, or a hub id from the cache.")] = "mini",
     adapter: Annotated[list[str] | None, typer.Option(help="Adapter folder, with :SCALE if not 1; repeatable.")] = None,
+    force_adapter: Annotated[
+        bool, typer.Option("--force-adapter", help="Take one whose contract is for another model; every image says so.")
+    ] = False,
     seeds: Annotated[str, typer.Option(help="One integer per image: 0-3 or 1,5,9.")] = "0-3",
     steps: Annotated[int | None, typer.Option(help="Solver steps; the model's own number if not given.")] = None,
-    solver: Annotated[str | None, typer.Option(help="euler, ddim, ddim:ETA, heun, dpmpp_2m.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="karras, exponential, uniform, trailing.")] = None,
+    solver: Annotated[str | None, typer.Option(help="By name, options after a colon; see vlgen samplers.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="karras, exponential, uniform, trailing, searched.")] = None,
     kernel: Annotated[str | None, typer.Option(help="gaussian, or pfgmpp:D; the weights' own if not given.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="1 is no guidance.")] = None,
     negative: Annotated[str, typer.Option(help="What the images should not show: text, or @FILE.")] = "",
@@ -52,7 +55,7 @@ def generate(
     if format not in ENDINGS:
         raise ValueError(f"unknown format {format!r}: choose one of {', '.join(ENDINGS)}")
     numbers = seed_list(seeds)
-    backbone = load(model, adapter=adapter or ())
+    backbone = load(model, adapter=adapter or (), force_adapter=force_adapter)
     settings: dict[str, Any] = {
         "steps": steps,
         "solver_name": solver,
