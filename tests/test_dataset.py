@@ -102,14 +102,19 @@ def test_jsonl(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
-        (b"file_name;text\na.png;x\n", "separate columns by commas"),
+        (b"file_name:text\na.png:x\n", "separate columns by commas"),
+        (b"file_name,text,report\na.png,x,y\n", "the columns text and report, and each may be"),
+        (b"file_name,text,Text\na.png,x,y\n", "the column 'text' twice"),
         (b"file_name,label\na.png,x\n", "has no report"),
         (b"", "no column file_name"),
         (b"file_name,text\n", "lists nothing"),
         (b"file_name,text\na.png,x\n", "line 2: no such file"),
-        (b"file_name,text\na.png,\xff\xfe\n", "not UTF-8"),
-        (b'file_name,text\na.png,"' + b"x" * 200_000 + b'"\n', "see the row at line 2"),
-        (b'file_name,text\na.png,"x"y\n', "see the row at line 2"),
+        (b"file_name,text\na.png,x\na.png,\xdcber\n", "not UTF-8 text at line 3"),
+        ("file_name,text\na.png,x\n".encode("utf-16"), "not UTF-8 text at line 1"),
+        (b'file_name,text\na.png,"' + b"x" * 200_000 + b'"\n', "line 2: quotes that do not match, or a cell of more"),
+        (b'file_name,text\na.png,"x"y\n', "line 2: quotes that do not match"),
+        (b'file_name,text\na.png,x\na.png,"x\na.png,x\n', "see the row at line 3, whose quotes do not match"),
+        (b'file_name,"text\na.png,x\n', "see the row at line 1"),
     ],
 )
 def test_tables_that_cannot_be_read(tmp_path: Path, table: bytes, reason: str) -> None:

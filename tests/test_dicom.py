@@ -148,6 +148,11 @@ def test_frames_and_functional_groups(tmp_path: Path) -> None:
     ds = source(array, modality="CT", NumberOfFrames=3, PerFrameFunctionalGroupsSequence=groups)
     x, _ = dicom.read(saved(ds, tmp_path / "x.dcm"))
     assert torch.equal(x, torch.stack([torch.from_numpy(array[k] * (k + 1.0) - k) for k in range(3)]).float())
+    for k in range(3):
+        assert torch.equal(dicom.read(tmp_path / "x.dcm", frame=k)[0], x[k : k + 1])
+    for k in (3, -1):
+        with pytest.raises(ValueError, match="no frame of that number: they run from 0 to 2"):
+            dicom.read(tmp_path / "x.dcm", frame=k)
     shared = item(FrameVOILUTSequence=[item(WindowCenter=6, WindowWidth=12, VOILUTFunction="LINEAR_EXACT")])
     ds = source(array, modality="MR", NumberOfFrames=3, SharedFunctionalGroupsSequence=[shared])
     assert dicom.read(saved(ds, tmp_path / "y.dcm"))[0].flatten().tolist() == pytest.approx([k / 12 for k in range(12)])
@@ -182,7 +187,7 @@ def test_facts_are_those_of_the_list_and_name_nobody(tmp_path: Path) -> None:
     path = saved(source(array, **more), tmp_path / "x.dcm")
     _, facts = dicom.read(path)
     assert facts == dicom.facts(path)
-    assert set(facts) <= {*dicom.FACTS, "ContrastBolusAgent", "patient", "unit"}
+    assert set(facts) <= {*dicom.FACTS, "ContrastBolusAgent", "patient", "unit", "aspect"}
     assert facts["PatientSex"] == "F" and facts["ContrastBolusAgent"] == "yes" and float(facts["KVP"]) == 120
     assert not any(word in str(facts) for word in ("Quux", "Zanzibar", "2001", "1940"))
     other = saved(source(array, PatientID="other"), tmp_path / "y.dcm")

@@ -24,9 +24,10 @@ class Refused(ValueError):
 def refusing(path: Path, kind: str) -> Iterator[None]:
     """Turns whatever a parser raises into one Refused; the parser's own words may quote a patient, so they are cut."""
     # Both are global to the process, but parsers warn and log the offending value, and a log is no place for it.
-    log = logging.getLogger("pydicom")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+    logs = [logging.getLogger(name) for name in ("pydicom", "PIL", "nibabel")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -36,7 +37,8 @@ def refusing(path: Path, kind: str) -> Iterator[None]:
     except Exception as error:  # every parser, codec, recursion and memory error ends here
         raise Refused(f"{path.name}: not a readable {kind} file ({type(error).__name__})") from None
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def check_file(path: Path) -> None:

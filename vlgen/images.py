@@ -77,20 +77,22 @@ def read(path: str | Path) -> Tensor:
     return read_with_facts(path)[0]
 
 
-def read_with_facts(path: str | Path) -> tuple[Tensor, dict[str, str]]:
-    """As read, and what the file says of itself.
+def read_with_facts(path: str | Path, *, frame: int | None = None) -> tuple[Tensor, dict[str, str]]:
+    """As read, and what the file says of itself; of a multi-frame DICOM, one frame alone, counted from 0.
 
     The fact `unit` is "HU" or "SUV", "" for relative values in [0, 1], and absent where the file does not say. The fact
     `format` is DICOM, NPY, PNG, JPEG or TIFF, and `depth` says how a picture or an array holds its values: "8 bit",
-    "16 bit", "8 bit color", "float32"; the rest comes from DICOM.
+    "16 bit", "8 bit color", "float32"; the rest comes from DICOM. Resolution tags of pictures are not obeyed.
     """
     path = Path(path)
     check_file(path)
     with refusing(path, "image"), open(path, "rb") as file:
         head = file.read(132)
     if head[128:] == b"DICM":
-        x, facts = dicom.read(path)
+        x, facts = dicom.read(path, frame=frame)
         return x, {**facts, "format": "DICOM"}
+    if frame is not None:
+        raise Refused(f"{path.name}: only DICOM has frames")
     if head.startswith(b"\x93NUMPY"):
         with refusing(path, "NPY"):
             return _read_npy(path)
@@ -161,26 +163,34 @@ def _read_picture(path: Path) -> tuple[Tensor, dict[str, str]]:
     return _check(x, path.name), known
 
 
-def fit(x: Tensor, size: int, how: str = "crop", *, fill: float | None = None) -> Tensor:
+def fit(x: Tensor, size: int, how: str = "crop", *, fill: float | None = None, aspect: float = 1.0) -> Tensor:
     """An image (C, H, W) as (C, size, size), resized with an antialiased bicubic filter and never stretched.
 
     crop       the central square
     letterbox  the whole image, padded with `fill` (by default its lowest value)
+    aspect     of a pixel of x: its height over its width. The result has square pixels; 1 % is let pass
 
-    The result stays within the range of x: the filter's overshoot is cut.
+    The result stays within the range of x: the filter's overshoot is cut. Raises ValueError for an aspect beyond
+    1 : 20, which no image has.
     """
     if how not in ("crop", "letterbox") or size < 1 or x.ndim != 3:
         raise ValueError(
             f"fit of shape {tuple(x.shape)} to {size} by {how!r}: give (C, H, W), a size above 0, and crop or letterbox"
         )
-    height, width = x.shape[-2:]
+    if not 0.05 <= aspect <= 20:  # NaN too
+        raise ValueError(f"pixels {aspect:g} times as tall as wide: give at most 20 and at least 0.05")
+    if abs(aspect - 1) < 0.01:  # half a pixel in 50: less than is lost to rounding where the square is cut
+        aspect = 1.0
+    tall, width = x.shape[-2] * aspect, x.shape[-1]  # both in widths of a pixel
     low, high = x.min(), x.max()
     if how == "crop":
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        x = x[:, top : top + side, left : left + side]
-    scale = size / max(x.shape[-2:])
-    new = [max(1, round(n * scale)) for n in x.shape[-2:]]
+        side = min(tall, width)
+        rows, columns = max(1, round(side / aspect)), max(1, round(side))
+        top, left = (x.shape[-2] - rows) // 2, (x.shape[-1] - columns) // 2
+        x, new = x[:, top : top + rows, left : left + columns], [size, size]
+    else:
+        scale = size / max(tall, width)
+        new = [max(1, round(tall * scale)), max(1, round(width * scale))]
     if list(x.shape[-2:]) != new:
         x = functional.interpolate(x[None].float(), new, mode="bicubic", antialias=True, align_corners=False)[0]
         x = x.clamp(low, high)

@@ -16,6 +16,7 @@ from torch import Tensor
 from vlgen import images
 from vlgen.checkpoint import sha256
 from vlgen.dataset import records, report_text
+from vlgen.dataset.tables import patient_of
 from vlgen.evaluate.facts import known_findings, known_traits
 from vlgen.features import Extractor
 from vlgen.files import Refused, store
@@ -221,7 +222,7 @@ def _read(
         report = Report.parse(report_text(record) or str(given.get("report", "")))
         kind = report.modality or str(given.get("modality", ""))
         kind = kind or next((m.name for m in MODALITIES.values() if m.unit and m.unit == facts.get("unit")), "")
-        group = record.get("patient") or facts.get("patient") or name
+        group = patient_of(record) or facts.get("patient") or name
         traits = known_traits(report, record)
         found.append(_One(path, report.text, group, kind, known_findings(report), traits, sha256(path)))
         for column, value in (
