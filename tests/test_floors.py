@@ -10,9 +10,9 @@ import vlgen
 FLOORS = (
     "tensors > modality > findings > report",
     "kernels schedules solvers guidance operators metrics",
-    "files > checkpoint > sheet > dicom > images > dataset",
-    "text > adapter > folder > backbone > features",
-    "plan > generate > reconstruct > train > evaluate > pretrain > benchmark",
+    "files > checkpoint > sheet > dicom > nifti > images > dataset",
+    "text > folder > adapter > backbone > features",
+    "plan > generate > samplers > reconstruct > evaluate > train > pretrain > benchmark",
     "cli",
 )
 PLACE = {

@@ -1,4 +1,4 @@
-"""Pretraining: three stages on a folder made here become a model that loads, and a killed run resumes bit for bit."""
+"""Pretraining: the stages on a folder made here become a model that loads, and a killed run resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from conftest import CLIP, DC, SENTENCES, UNET
 import vlgen
 from vlgen.checkpoint import latest, save
 from vlgen.findings import VOCABULARY, Finding
+from vlgen.folder import CODECS, part
 from vlgen.pretrain import Recipe, clip, outline, pretrain
 from vlgen.pretrain.examples import draw, gather
-from vlgen.pretrain.loop import Task, run
-from vlgen.pretrain.recipe import Training
 from vlgen.report import Report
+from vlgen.train.loop import Task, Training, run
 
 SPEED = "lr = 1e-3\nwarmup = 2\nsave_minutes = 0\nsheet_minutes = 1000\n"
 
@@ -75,6 +75,12 @@ sheet = ["Chest radiograph."]
 model = {toml(UNET | {"class_embed_type": "projection"})}
 scheduler = {{beta_schedule = "linear", prediction_type = "v_prediction"}}
 defaults = {{steps = 2, guidance_scale = 2.0, sigma_min = 0.02, sigma_max = 80.0}}
+[decoder]
+steps = 4
+batch = 4
+crop = 16
+perceptual = 0.1
+{SPEED}
 [card]
 modalities = ["cxr"]
 """
@@ -102,7 +108,7 @@ def finished(recipe_file: Path) -> Path:
     return folder
 
 
-def test_three_stages_make_a_model_that_loads(finished: Path) -> None:
+def test_the_stages_make_a_model_that_loads(finished: Path) -> None:
     backbone = vlgen.load(finished / "parts")
     assert backbone.name == "tiny" and backbone.prediction == "v_prediction" and backbone.size == 32
     images = vlgen.generate(backbone, "Chest radiograph.", seeds=[0])
@@ -119,16 +125,35 @@ def test_latents_have_unit_scale(finished: Path, recipe_file: Path) -> None:
     assert abs(float(backbone.encode(films.pixels.float()).std()) - 1) < 0.05, "float16 weights, all images"
 
 
+def test_the_decoder_learns_and_the_encoder_stays(finished: Path) -> None:
+    before, after = (part(finished / place, CODECS).state_dict() for place in ("decoder/begin", "parts/vae"))
+    changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {"decoder"} and (finished / "decoder" / "log.csv").is_file()
+
+
+def test_another_codec_begins_anew(finished: Path, recipe_file: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(finished / "parts", tmp_path / "parts")
+    shutil.copytree(finished / "decoder", tmp_path / "decoder")
+    codec = part(tmp_path / "parts" / "vae", CODECS)
+    next(codec.encoder.parameters()).data.add_(1)
+    codec.half().save_pretrained(tmp_path / "parts" / "vae")
+    with pytest.raises(ValueError, match="belong to another recipe or codec"):
+        list(pretrain(Recipe.read(recipe_file), tmp_path, stages=["decoder"]))
+
+
 def test_a_finished_run_does_nothing(finished: Path, recipe_file: Path) -> None:
     assert list(pretrain(Recipe.read(recipe_file), finished)) == []
 
 
-@pytest.mark.parametrize("stage", ["codec", "clip", "diffusion"])
+@pytest.mark.parametrize("stage", ["codec", "clip", "diffusion", "decoder"])
 def test_an_interrupted_run_is_bit_identical(finished: Path, recipe_file: Path, tmp_path: Path, stage: str) -> None:
     import shutil
 
     recipe = Recipe.read(recipe_file)
     shutil.copytree(finished / "parts", tmp_path / "parts")
+    shutil.copytree(finished / "decoder" / "begin", tmp_path / "decoder" / "begin")
     list(islice(pretrain(recipe, tmp_path, stages=[stage]), 3))  # the generator is dropped: as good as killed
     assert 0 < latest(tmp_path / stage / "checkpoints").step < recipe.training[stage].steps  # type: ignore[union-attr]
     list(pretrain(recipe, tmp_path, stages=[stage]))
@@ -298,7 +323,7 @@ def test_the_turned_statement_differs_by_its_status_alone() -> None:
 def test_outline_counts_without_training(recipe_file: Path) -> None:
     lines = list(outline(Recipe.read(recipe_file)))
     assert lines[0].startswith("codec: 6 steps of 4") and "held out" in lines[1]
-    assert all("parameters" in lines[k] for k in (0, 2, 4)) and len(lines) == 6
+    assert all("parameters" in lines[k] for k in (0, 2, 4, 6)) and len(lines) == 8
 
 
 def test_outline_counts_what_is_trained_and_what_was_refused(finished: Path, recipe_file: Path, tmp_path: Path) -> None:
@@ -309,8 +334,8 @@ def test_outline_counts_what_is_trained_and_what_was_refused(finished: Path, rec
         file.write("none.png,p,Chest radiograph.\n")
     lines = list(outline(Recipe.read(recipe_file, data=tmp_path)))
     assert lines[-1].endswith("films: 1 rows refused, the first at line 26: no such file")
-    for line, part in ((lines[0], "vae"), (lines[4], "unet")):
-        assert f"{sum(v.numel() for v in weights(finished / 'parts' / part).values()):,} parameters" in line
+    for line, name in ((lines[0], "vae"), (lines[4], "unet")):
+        assert f"{sum(v.numel() for v in weights(finished / 'parts' / name).values()):,} parameters" in line
 
 
 @pytest.mark.parametrize(

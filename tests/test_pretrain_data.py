@@ -12,13 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vlgen.dataset import Dataset, Row
+from vlgen.dataset import Dataset, Row, grouped
 from vlgen.findings import Finding
 from vlgen.modality import modality
-from vlgen.pretrain.codec import _distance
+from vlgen.pretrain.codec import distance
 from vlgen.pretrain.examples import Examples, draw
 from vlgen.pretrain.statements import prose, statements
-from vlgen.pretrain.twins import grouped
 from vlgen.report import Report
 
 
@@ -88,12 +87,12 @@ def test_captions_become_statements(tmp_path: Path) -> None:
 def test_negatives_stand_beside_positives() -> None:
     """A film with an effusion is now and then said to have no pneumothorax, and never one that it has."""
     report = Report.parse("PA chest radiograph. Pleural effusion.")
-    texts = [report.compose(seed) for seed in range(400)]
+    texts = [report.compose(seed, rare=True) for seed in range(400)]
     share = sum("pneumothorax" in text.lower() for text in texts) / 400
     assert 0.03 < share < 0.4
     found = Report.parse("PA chest radiograph. Pneumothorax.")
     for seed in random.Random(0).sample(range(10_000), 200):
-        said = {f.name: f.status for f in Report.parse(found.compose(seed)).findings}
+        said = {f.name: f.status for f in Report.parse(found.compose(seed, rare=True)).findings}
         assert said.get("pneumothorax") == "present"
 
 
@@ -106,10 +105,10 @@ def test_the_perceptual_distance_sees_blur_where_the_mean_error_sees_none() -> N
     x = torch.nn.functional.avg_pool2d(torch.randn(2, 1, 66, 66, generator=g), 3, 1).mul(2).tanh()
     far = Perceptual()
     blurred = torch.nn.functional.avg_pool2d(x, 5, 1, 2)
-    error = float(_distance(blurred, x))
+    error = float(distance(blurred, x))
     shift = x + 0.01
-    shift = x + (shift - x) * error / float(_distance(shift, x))
-    assert float(_distance(shift, x)) == pytest.approx(error, rel=0.02)
+    shift = x + (shift - x) * error / float(distance(shift, x))
+    assert float(distance(shift, x)) == pytest.approx(error, rel=0.02)
     assert float(far(x, x)) == pytest.approx(0, abs=1e-6)
     assert float(far(blurred, x)) > 1.5 * float(far(shift, x))
     blurred.requires_grad_()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vlgen.modality import MODALITIES, Modality
     from vlgen.pretrain import Recipe, pretrain
     from vlgen.report import Report
+    from vlgen.train import train
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ _HOME = {
     "info": "images",
     "load": "backbone",
     "pretrain": "pretrain",
+    "train": "train",
     "write": "images",
 }
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "info",
     "load",
     "pretrain",
+    "train",
     "write",
 ]
 

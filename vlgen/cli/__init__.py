@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from vlgen.cli import evaluate, images, models  # noqa: F401  (importing them adds their commands)
+from vlgen.cli import adapters, evaluate, images, models, samplers, train  # noqa: F401  (importing them adds their commands)
 from vlgen.cli.app import app
 from vlgen.cli.arguments import seed_list
 

@@ -1,4 +1,4 @@
-"""Pretraining: folders of images and reports become a model of one's own, in three stages that resume when repeated."""
+"""Pretraining: folders of images and reports become a model of one's own, in stages that resume when repeated."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from typing import Any
 
 from vlgen.dataset import Dataset
 from vlgen.pretrain.examples import gather, rows
-from vlgen.pretrain.loop import Step, device, run
-from vlgen.pretrain.recipe import STAGES, Recipe
+from vlgen.pretrain.recipe import Recipe
+from vlgen.train.loop import Step, device, run
 
-__all__ = ["STAGES", "Recipe", "Step", "measure", "outline", "parts", "pretrain"]
+__all__ = ["Recipe", "Step", "measure", "outline", "parts", "pretrain"]
 
 
-def pretrain(recipe: Recipe, folder: str | Path, *, stages: Sequence[str] = STAGES) -> Iterator[Step]:
+def pretrain(recipe: Recipe, folder: str | Path, *, stages: Sequence[str] | None = None) -> Iterator[Step]:
     """Train the stages of a recipe one after the other, yielding every step; repeat the call to resume.
 
     The finished model is folder/parts: a folder that `vlgen.load` and `--model` take. Each stage keeps its log.csv,
     sheets and checkpoints in folder/STAGE, and everything that was computed once in folder/cache.
     """
     folder = Path(folder)
-    for stage in stages:
+    for stage in stages or recipe.stages:
         train, test = (gather(recipe, stage, part, folder / "cache") for part in ("train", "test"))
         task = import_module(f"vlgen.pretrain.{stage}").task(recipe, train, test, folder / "parts", device())
         yield from run(task, recipe.training[stage], folder / stage, stage=stage, seed=recipe.seed)
 
 
-def outline(recipe: Recipe, stages: Sequence[str] = STAGES) -> Iterator[str]:
+def outline(recipe: Recipe, stages: Sequence[str] | None = None) -> Iterator[str]:
     """What a recipe would do, line by line: parameters, steps, rows, passes, refusals.
 
     Images are read only where no patients are known, to find twins.
     """
+    stages = stages or recipe.stages
     for stage in stages:
         training = recipe.training[stage]
         trained = import_module(f"vlgen.pretrain.{stage}").parameters(recipe)

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from vlgen.findings import VOCABULARY, Finding
 from vlgen.pretrain.examples import Examples, draw, stamp
-from vlgen.pretrain.loop import Task
 from vlgen.pretrain.recipe import Recipe
 from vlgen.pretrain.statements import prose, statements
 from vlgen.report import Report
 from vlgen.tensors import counter
 from vlgen.text import TextEncoder, text_states
+from vlgen.train.loop import Task
 
 MARKS = ("<pad>", "<begin>", "<end>")
 VOCABULARY_SIZE = 2048
@@ -64,7 +64,7 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
         images = small(train.pixels[indices].float(), side).to(device)
         seeds = [counter(recipe.seed, "compose", step, k) for k in range(len(indices))]
         reports = [train.reports[i] for i in indices]
-        texts = [r.compose(s) for r, s in zip(reports, seeds, strict=True)]
+        texts = [r.compose(s, rare=True) for r, s in zip(reports, seeds, strict=True)]
         turned = [turn(r, s) for r, s in zip(reports, seeds, strict=True)]
         known = [k for k, pair in enumerate(turned) if pair]
         pairs = [stated(turned[k][j], seeds[k] + j) for j in (0, 1) for k in known]
@@ -173,7 +173,7 @@ def stated(report: Report, seed: int) -> str:
     """
     words = VOCABULARY[report.findings[0].name].words
     for trial in range(8):
-        text = report.compose(seed + 97 * trial)
+        text = report.compose(seed + 97 * trial, rare=True)
         if any(word.split("..")[0].strip() in text.lower() for word in words):
             break
     return text
@@ -209,7 +209,7 @@ def tokenizer(recipe: Recipe, train: Examples, vocabulary: int) -> Any:
 def _prose(recipe: Recipe, train: Examples) -> Iterator[str]:
     for k, report in enumerate(train.reports):
         for j in range(3):
-            yield report.compose(counter(recipe.seed, "prose", k, j))
+            yield report.compose(counter(recipe.seed, "prose", k, j), rare=True)
     for path in recipe.texts:
         with open(path, encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
@@ -232,7 +232,7 @@ def quality(clip: Any, ids: Any, test: Examples, recipe: Recipe, side: int, devi
     same = total = 0
     for trial in range(10):
         drawn = list(dict.fromkeys(draw(test, 160, recipe.seed + 1, trial)))[:100]
-        texts = [test.reports[i].compose(counter(recipe.seed, "quality", i)) for i in drawn]
+        texts = [test.reports[i].compose(counter(recipe.seed, "quality", i), rare=True) for i in drawn]
         seen, read, _ = network(small(test.pixels[drawn].float(), side).to(device), ids(texts), 2)
         order = (seen @ read.T).argsort(1, descending=True)
         rank = (order == torch.arange(len(drawn), device=device)[:, None]).int().argmax(1)

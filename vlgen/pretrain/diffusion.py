@@ -10,21 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from vlgen.backbone import Backbone
-from vlgen.checkpoint import sha256
 from vlgen.folder import CODECS, part, table
 from vlgen.guidance import cfg_batched
+from vlgen.pretrain.codec import encoder_digest
 from vlgen.pretrain.examples import Examples, draw, stamp
-from vlgen.pretrain.loop import Task
 from vlgen.pretrain.recipe import Recipe
 from vlgen.schedules import karras
 from vlgen.sheet import sheet
 from vlgen.solvers import dpmpp_2m
 from vlgen.tensors import counter, expand, generator, normal
 from vlgen.text import Cond, open_clip_encoder
+from vlgen.train.loop import Task, precision
+from vlgen.train.network import arranged, layout
 
-# files that the stage builds upon
+# files that the stage builds upon, besides the encoder
 UPSTREAM = (
-    "vae/diffusion_pytorch_model.safetensors",
     "text_encoder/open_clip_model.safetensors",
     "text_encoder/tokenizer.json",
 )
@@ -52,7 +52,8 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
     """
     options = recipe.options["diffusion"]
     torch.manual_seed(recipe.seed)
-    backbone = assemble(recipe, parts, device)
+    backbone, mixed = assemble(recipe, parts, device), precision()
+    arrangement = arranged(backbone, mixed)
     batch = recipe.training["diffusion"].batch
     mean, std, drop = float(options.get("mean", 0.0)), float(options.get("std", 1.2)), float(options.get("drop", 0.1))
     z_train, z_test = (latents(backbone, examples, parts.parent / "cache") for examples in (train, test))
@@ -69,20 +70,20 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
         g = generator(recipe.seed, "diffusion", step, indices[0])
         seeds = [counter(recipe.seed, "text", step, k, i) for k, i in enumerate(indices)]
         texts = [
-            "" if seed % 1000 < 1000 * drop else train.reports[i].compose(seed)
+            "" if seed % 1000 < 1000 * drop else train.reports[i].compose(seed, rare=True)
             for seed, i in zip(seeds, indices, strict=True)
         ]
         return error(model, z_train[indices].to(device), texts, g), {}
 
+    def told(rows: list[int]) -> list[str]:
+        return [test.reports[k].compose(k, rare=True) for k in rows]
+
     def picture(model: nn.Module, path: Path) -> None:
         backbone.unet.eval()
-        with torch.inference_mode():
+        with arrangement.resting(), torch.inference_mode():
             chosen = [draw(test, 64, recipe.seed, k) for k in range(4)]
             held_out = [
-                float(
-                    error(model, z_test[i].to(device), [test.reports[k].compose(k) for k in i], generator("sheet", n))
-                )
-                for n, i in enumerate(chosen)
+                float(error(model, z_test[i].to(device), told(i), generator("sheet", n))) for n, i in enumerate(chosen)
             ]
             texts = [str(text) for text in options.get("sheet", [""])]
             rows = [[(x + 1) / 2 for x in _sample(backbone, text, range(4)).clamp(-1, 1)] for text in texts]
@@ -90,13 +91,15 @@ def task(recipe: Recipe, train: Examples, test: Examples, parts: Path, device: t
         path.with_suffix(".json").write_text(json.dumps({"held-out loss": sum(held_out) / len(held_out), "n": 256}))
 
     def export(model: nn.Module) -> None:
-        write(backbone, recipe, parts)
+        with arrangement.resting():
+            write(backbone, recipe, parts)
 
     def indices(step: int) -> list[int]:
         return draw(train, batch, recipe.seed, step)
 
-    made_of = stamp(recipe, "diffusion", train, *(parts / name for name in UPSTREAM))
-    return Task(_Denoiser(backbone), loss, indices, picture, export, made_of)
+    made_of = stamp(recipe, "diffusion", train, *(parts / name for name in UPSTREAM)) + encoder_digest(backbone.codec)
+    arrangement.__enter__()  # for as long as the stage runs: its backbone is nobody else's
+    return Task(_Denoiser(backbone), loss, indices, picture, export, made_of, layout(device, mixed))
 
 
 def assemble(recipe: Recipe, parts: Path, device: torch.device) -> Backbone:
@@ -147,8 +150,7 @@ def latents(backbone: Backbone, examples: Examples, folder: Path) -> Tensor:
     """The latent means of all images, (N, C, H, W) float32: computed once for a codec, and kept in `folder`."""
     from safetensors.torch import load_file, save_file
 
-    # the codec's own file names it: another codec has other latents
-    digest = counter(sha256(backbone.folder / UPSTREAM[0]), backbone.scale, examples.digest)
+    digest = counter(encoder_digest(backbone.codec), backbone.scale, examples.digest)  # another has other latents
     cache = folder / f"latents-{digest:016x}.safetensors"
     if cache.is_file():
         return load_file(cache)["latents"]

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from vlgen.checkpoint import sha256
-from vlgen.dataset import Dataset, Row, load, split
+from vlgen.dataset import Dataset, Row, grouped, load, split
 from vlgen.modality import modality
 from vlgen.pretrain.recipe import Recipe
-from vlgen.pretrain.twins import grouped
 from vlgen.report import Report
 from vlgen.tensors import counter
 

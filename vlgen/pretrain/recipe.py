@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from vlgen.modality import modality
+from vlgen.train.loop import Training
 
-STAGES = ("codec", "clip", "diffusion")
+STAGES = ("codec", "clip", "diffusion")  # of every model
+POLISH = "decoder"  # a stage that a recipe may have besides: it sees what the codec sees
 _SOURCE = {"folder", "modality", "weight", "only"}
 _TRAINING = {"steps", "batch", "lr", "warmup", "ema", "weight_decay", "save_minutes", "sheet_minutes"}
 # what only one stage knows: entry -> its type; those with a star are needed
@@ -25,6 +27,7 @@ _OPTIONS = {
         "half": "number",
         "perceptual": "number",
     },
+    "decoder": {"crop": "whole number", "noise": "number", "perceptual": "number"},
     "clip": {"model*": "table", "vocabulary": "whole number", "statements": "whole number"},
     "diffusion": {
         "model*": "table",
@@ -62,23 +65,6 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Training:
-    """How a stage is optimized: AdamW, linear warm-up, cosine decay, and an exponential average of the weights.
-
-    ema  the average's decay per step; it starts lower and grows as (1 + step) / (10 + step)
-    """
-
-    steps: int
-    batch: int
-    lr: float
-    warmup: int
-    ema: float
-    weight_decay: float
-    save_minutes: float
-    sheet_minutes: float
-
-
-@dataclass(frozen=True)
 class Recipe:
     """Everything that makes a model, read from a TOML file by `Recipe.read`.
 
@@ -95,6 +81,11 @@ class Recipe:
     options: Mapping[str, Mapping[str, Any]]
     card: Mapping[str, Any]
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that the recipe has, in their order."""
+        return tuple(self.training)
+
     @classmethod
     def read(cls, path: str | Path, *, data: str | Path | None = None) -> Recipe:
         """The recipe in a TOML file; `data` replaces the folder that its own `data` names.
@@ -109,7 +100,7 @@ class Recipe:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"the recipe {path} is not TOML ({error}): mend that line") from None
         root = Path(data) if data is not None else path.parent / str(table.get("data", "."))
-        known = {"name", "size", "seed", "held_out", "data", "source", "texts", "card", *STAGES}
+        known = {"name", "size", "seed", "held_out", "data", "source", "texts", "card", *STAGES, POLISH}
         _only(table, known, path, "the recipe")
         for needed in ("name", "size", "source", *STAGES):
             if needed not in table:
@@ -124,19 +115,24 @@ class Recipe:
         held_out = table.get("held_out", 0.1)
         if not (_is(held_out, "number") and 0 < held_out < 1):
             raise ValueError(f"{path}: held_out is {held_out!r}; give the share of patients kept out, such as 0.1")
-        for entry, kind in (("texts", "list of texts"), ("card", "table"), *((stage, "table") for stage in STAGES)):
+        for entry, kind in (
+            ("texts", "list of texts"),
+            ("card", "table"),
+            *((stage, "table") for stage in (*STAGES, POLISH)),
+        ):
             if entry in table and not _is(table[entry], kind):
                 raise ValueError(f"{path}: {entry} is {table[entry]!r}; give a {kind}")
         if not (isinstance(table["source"], list) and table["source"]):
             raise ValueError(f"{path}: source is {table['source']!r}; give one [[source]] or more")
         training, options = {}, {}
-        for stage in STAGES:
+        for stage in (*STAGES, *[POLISH] * (POLISH in table)):
             section = dict(table[stage])
             training[stage] = _training({k: section.pop(k) for k in list(section) if k in _TRAINING}, stage, path)
             options[stage] = _checked(section, stage, path)
-        crop = options["codec"].get("crop", 1)
-        if not 1 <= crop <= size:
-            raise ValueError(f"{path}: crop of [codec] is {crop}; give at least 1 and at most the size, {size}")
+        for stage in ("codec", POLISH):
+            crop = options.get(stage, {}).get("crop", 1)
+            if not 1 <= crop <= size:
+                raise ValueError(f"{path}: crop of [{stage}] is {crop}; give at least 1 and at most the size, {size}")
         return cls(
             name=name,
             size=size,
@@ -205,6 +201,8 @@ def _source(entry: Mapping[str, Any], root: Path, path: Path) -> Source:
             f"{path}: the weight of {entry['folder']} is {given!r}; give a number above 0, or one for each stage that "
             "learns from it, such as {codec = 2, clip = 1}"
         )
+    if "codec" in weights:
+        weights[POLISH] = weights["codec"]
     return Source(root / entry["folder"], entry["modality"], weights, entry.get("only", ""))
 
 

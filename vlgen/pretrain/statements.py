@@ -61,7 +61,7 @@ def _composed(rng: random.Random) -> tuple[str, Finding]:
     findings = [_finding(rng, name) for name in names]
     header = Header(modality if rng.random() < 0.5 else "")
     for _ in range(8):  # compose may leave an absent finding unsaid
-        text = compose(header, findings, normal=False, seed=rng.getrandbits(60))
+        text = compose(header, findings, normal=False, rare=True, seed=rng.getrandbits(60))
         lower = text.lower().replace("oe", "e")
         named = [f for f in findings if any(w.split("..")[0].strip() in lower for w in VOCABULARY[f.name].words)]
         if named:
@@ -80,4 +80,4 @@ def _said(rng: random.Random, finding: Finding) -> str:
     plain = finding.name if finding.status == "present" else f"no {finding.name}"
     if rng.random() < 0.3:
         return plain
-    return compose(Header(), [finding], normal=False, seed=rng.getrandbits(60)) or plain
+    return compose(Header(), [finding], normal=False, rare=True, seed=rng.getrandbits(60)) or plain

@@ -26,8 +26,8 @@ _NO_PRIOR = ("None.", "None available.", "No prior studies are available.", "The
 _QUALITY = ("The study is of diagnostic quality.", "Image quality is adequate.", "Technique is satisfactory.")
 
 
-def compose(header: Header, findings: Sequence[Finding], *, normal: bool, seed: int) -> str:
-    """A text that states these facts, with the phrasing drawn by the seed."""
+def compose(header: Header, findings: Sequence[Finding], *, normal: bool, seed: int, rare: bool) -> str:
+    """A text that states these facts, phrased by the seed; with `rare` also absences of rare findings."""
     rng = random.Random(seed)
     style = rng.choices(("short", "list", "plain", "sections", "long"), (12, 22, 32, 20, 14))[0]
     shown = _drop(rng, header, whole=normal and header.modality in ("mri", "us"))
@@ -38,7 +38,7 @@ def compose(header: Header, findings: Sequence[Finding], *, normal: bool, seed: 
     stated = [f for f in facts if f.status != "absent" or rng.random() < keep]
     if normal:
         stated += _negatives(rng, header, stated, {"long": 9, "sections": 5, "plain": 4}.get(style, 1))
-    elif stated and style != "short" and rng.random() < 0.3:
+    elif rare and stated and style != "short" and rng.random() < 0.3:
         names = [n for n in RARE.get(header.modality, ()) if all(f.name != n for f in findings)]
         stated += [Finding(n, "absent") for n in rng.sample(names, min(len(names), rng.randint(1, 2)))]
     writer = {"short": _short, "list": _list, "plain": _plain, "sections": _sectioned, "long": _long}[style]

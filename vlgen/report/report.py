@@ -113,9 +113,13 @@ class Report:
         """Whether a sentence says anything of findings or of their absence."""
         return bool(mentions(sentence)) or _normal(sentence)
 
-    def compose(self, seed: int) -> str:
-        """A new text of the facts of this report, in one of many phrasings; the same seed gives the same text."""
-        return compose(self._header(), self.findings, normal=self.normal, seed=seed)
+    def compose(self, seed: int, *, rare: bool = False) -> str:
+        """A new text of the facts of this report, in one of many phrasings; the same seed gives the same text.
+
+        rare  at times also say that findings are absent which hardly any image has and of which the report says
+              nothing: true of nearly all, and what teaches a network to read a stated absence beside a finding
+        """
+        return compose(self._header(), self.findings, normal=self.normal, seed=seed, rare=rare)
 
     def _header(self) -> Header:
         said = _header_of(self.text)

@@ -1,11 +1,11 @@
-"""The loop of every stage: batches from a counter, AdamW, averaged weights, checkpoints that resume exactly."""
+"""The loop of every training: batches from a counter, AdamW, averaged weights, checkpoints that resume exactly."""
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,30 @@ import torch
 from torch import Tensor, nn
 
 from vlgen import checkpoint
-from vlgen.pretrain.recipe import Training
 from vlgen.tensors import counter
+from vlgen.train.log import cut, write
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is optimized: AdamW, linear warm-up, cosine decay, and an exponential average of the weights.
+
+    ema  the average's decay per step; it starts lower and grows as (1 + step) / (10 + step)
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    warmup: int
+    ema: float
+    weight_decay: float
+    save_minutes: float
+    sheet_minutes: float
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one stage trains.
+    """What is trained.
 
     network  the module whose parameters are trained
     loss     (network, indices of the step, step) -> (scalar loss, figures to log)
@@ -28,6 +45,7 @@ class Task:
     sheet    (averaged network, path) -> None: writes a picture of where training stands
     export   (averaged network) -> None: writes the finished parts
     stamp    a hash of what the result depends on, the number of steps apart; checkpoints of another are refused
+    layout   memory format of the trained weights
     """
 
     network: nn.Module
@@ -36,6 +54,7 @@ class Task:
     sheet: Callable[[nn.Module, Path], None]
     export: Callable[[nn.Module], None]
     stamp: str
+    layout: torch.memory_format = torch.channels_last
 
 
 @dataclass(frozen=True)
@@ -69,44 +88,53 @@ def device() -> torch.device:
 
 
 def run(
-    task: Task, training: Training, folder: Path, *, stage: str, seed: int, mixed: str | None = None
+    task: Task,
+    training: Training,
+    folder: Path,
+    *,
+    stage: str,
+    seed: int,
+    mixed: str | None = None,
+    accumulate: int = 1,
+    sheet_every: int = 0,
 ) -> Iterator[Step]:
     """Train, yielding every step; repeat the call with the same folder and it goes on from the last checkpoint.
+
+    accumulate   parts that a step's batch is computed in, one after the other; their gradients are added
+    sheet_every  a sheet after so many steps, besides those that the minutes bring; 0 for none
 
     The caller prints, and may stop at any time. Every random draw of step k comes from hash(seed, purpose, k), so a
     resumed run equals an uninterrupted one bit for bit on one machine with the same threads. The checkpoint of the
     last step is written after the export: where it is, the finished parts are. Raises ValueError where the folder
-    holds checkpoints of another stamp.
+    holds checkpoints of another stamp, or cannot be written.
     A step whose loss or gradient is not finite is skipped and counted; three in a row raise FloatingPointError.
     """
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(mixed_precision=mixed or precision())
+    accelerator = _accelerator(mixed or precision())
     network = task.network
-    network.to(accelerator.device, memory_format=torch.channels_last)
+    network.to(accelerator.device, memory_format=task.layout)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=training.lr, weight_decay=training.weight_decay, betas=(0.9, 0.99), fused=True
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    start, skipped = _restore(folder / "checkpoints", network, optimizer, average, task.stamp)
+    start, skipped, in_a_row = _restore(folder / "checkpoints", network, optimizer, average, task.stamp)
     if start >= training.steps:
         return
     if accelerator.is_main_process:
-        _cut(folder / "log.csv", start)
+        with _writing(folder):
+            cut(folder / "log.csv", start)
     model, optimizer = accelerator.prepare(network, optimizer)
     model.train()
     saved = drawn = began = time.monotonic()
-    in_a_row = images = 0
+    images = 0
     for step in range(start, training.steps):
         torch.manual_seed(counter(seed, "step", step))  # dropout inside the networks
         for group in optimizer.param_groups:
             group["lr"] = training.lr * _pace(step, training)
         indices = task.indices(step)[accelerator.process_index :: accelerator.num_processes]
         buffers = [value.clone() for value in network.buffers()]
-        with accelerator.autocast():
-            loss, figures = task.loss(model, indices, step)
-        accelerator.backward(loss)
+        loss, figures = _backward(accelerator, task, model, indices, step, accumulate)
         norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
         if bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)):
             optimizer.step()
@@ -126,8 +154,10 @@ def run(
         now, last = time.monotonic(), step + 1 == training.steps
         figures = {"loss": float(loss.detach()), **figures, "skipped": float(skipped)}
         if accelerator.is_main_process:
-            _log(folder / "log.csv", step + 1, figures)
-            if last or now - drawn > 60 * training.sheet_minutes:
+            with _writing(folder):
+                write(folder / "log.csv", step + 1, figures)
+            due = sheet_every > 0 and (step + 1) % sheet_every == 0
+            if last or due or now - drawn > 60 * training.sheet_minutes:
                 with averaged(network, average):
                     task.sheet(network, folder / f"sheet-{step + 1:07d}.png")
                 drawn = now
@@ -136,7 +166,7 @@ def run(
                 with averaged(network, average):
                     task.export(network)
             if last or now - saved > 60 * training.save_minutes:
-                facts = {"skipped": skipped, "stamp": task.stamp}
+                facts = {"skipped": skipped, "in_a_row": in_a_row, "stamp": task.stamp}
                 _save(folder / "checkpoints", step + 1, network, optimizer, average, facts)
                 saved = now
         yield Step(stage, step + 1, training.steps, figures, images / (time.monotonic() - began))
@@ -155,6 +185,36 @@ class averaged:
 
     def __exit__(self, *_: object) -> None:
         self.network.load_state_dict(self.own)
+
+
+def _accelerator(mixed: str) -> Any:
+    """accelerate's Accelerator in that precision, whatever the process has trained in before."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
+        AcceleratorState._reset_state()  # it keeps the first precision of a process, and has no public way to change it
+    return Accelerator(mixed_precision=mixed)
+
+
+def _backward(
+    accelerator: Any, task: Task, model: nn.Module, indices: list[int], step: int, accumulate: int
+) -> tuple[Tensor, dict[str, float]]:
+    """The gradient of the batch's mean loss, part by part; that loss, and the figures of the last part."""
+    size = -(-len(indices) // accumulate)
+    parts = [indices[k : k + size] for k in range(0, len(indices), size)]
+    total: Tensor | float = 0.0
+    figures: dict[str, float] = {}
+    for k, part in enumerate(parts):
+        apart = accelerator.no_sync(model) if k + 1 < len(parts) else nullcontext()
+        with apart:
+            with accelerator.autocast():
+                loss, figures = task.loss(model, part, step)
+            loss = loss if len(parts) == 1 else loss * (len(part) / len(indices))
+            accelerator.backward(loss)
+        total = total + loss.detach()
+    assert isinstance(total, Tensor)
+    return total, figures
 
 
 def _pace(step: int, training: Training) -> float:
@@ -183,14 +243,15 @@ def _save(
 
 def _restore(
     folder: Path, network: nn.Module, optimizer: Any, average: dict[str, Tensor], stamp: str
-) -> tuple[int, int]:
-    """Put the newest whole checkpoint back; (steps done, steps skipped), (0, 0) where there is none."""
+) -> tuple[int, int, int]:
+    """Put the newest whole checkpoint back; (steps done, steps skipped, of them the last in a row), or zeros."""
     found = checkpoint.latest(folder)
     if found is None:
-        return 0, 0
+        return 0, 0, 0
     if found.facts.get("stamp") != stamp:  # nor one from before there were stamps: nobody knows what it is of
         raise ValueError(
-            f"the checkpoints in {folder} belong to another recipe or codec: give another --out, or remove them"
+            f"the checkpoints in {folder} belong to another recipe or codec, other data or settings: give another "
+            "--out, or remove them"
         )
     of = {kind: {} for kind in ("network", "average", "optimizer")}  # type: dict[str, dict[str, Tensor]]
     for name, value in found.tensors.items():
@@ -207,27 +268,13 @@ def _restore(
             value = torch.empty_like(parameters[int(index)]).copy_(value)
         state["state"].setdefault(int(index), {})[key] = value
     optimizer.load_state_dict(state)
-    return found.step, int(found.facts["skipped"])
+    return found.step, int(found.facts["skipped"]), int(found.facts.get("in_a_row", 0))
 
 
-def _cut(path: Path, step: int) -> None:
-    """Drop the log's lines beyond a step, which will be done again, and torn ones; all of them for step 0."""
-    if not step:
-        path.unlink(missing_ok=True)
-    elif path.exists():
-        with open(path, newline="") as file:
-            header, *lines = [*csv.reader(file)] or [[]]
-        aside = path.with_suffix(".tmp")
-        with open(aside, "w", newline="") as file:
-            whole = [line for line in lines if len(line) == len(header) and line[0].isdecimal()]
-            csv.writer(file).writerows([header] * bool(header) + [line for line in whole if int(line[0]) <= step])
-        aside.replace(path)
-
-
-def _log(path: Path, step: int, figures: dict[str, float]) -> None:
-    new = not path.exists() or not path.stat().st_size
-    with open(path, "a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["step", *figures])
-        writer.writerow([step, *(f"{value:.6g}" for value in figures.values())])
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turns what a full disk or a read-only folder answers into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot write into {folder} ({error.strerror}): the last checkpoint is good") from None
