@@ -72,7 +72,8 @@ def build(backbone: Backbone) -> gr.Blocks:
         with gr.Row():
             seeds = gr.Textbox(label="Seeds, one image each", value="0-3", max_length=100)
             steps = gr.Slider(1, 100, value=int(own.get("steps", 25)), step=1, label="Steps")
-            solver = gr.Dropdown(list(SOLVERS), value=str(own.get("solver", "dpmpp_2m")), label="Solver")
+            first = str(own.get("solver", "dpmpp_2m"))  # with its options, as the model's makers chose them
+            solver = gr.Dropdown(list(dict.fromkeys([first, *SOLVERS])), value=first, label="Solver")
             guidance = gr.Slider(1, 10, value=float(own.get("guidance_scale", 5)), step=0.1, label="Guidance scale")
         negative = gr.Textbox(label="What it should not show", max_length=2_000)
         with gr.Row():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
-from vlgen.benchmark import frechet_timing
+from vlgen.benchmark import frechet_timing, path_timing
 
 
 def test_frechet_is_timed_against_the_reference_package() -> None:
@@ -22,3 +23,10 @@ def test_a_missing_reference_package_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "pytorch_fid.fid_score", None)
     with pytest.raises(ValueError, match="pip install pytorch-fid"):
         frechet_timing()
+
+
+def test_a_whole_image_is_timed_against_diffusers_default(own: Path) -> None:
+    found = path_timing(str(own), images=1, repeats=1, teacher=40)
+    ours, theirs = found["vlgen"], found["diffusers, DDIM 50"]
+    assert ours["ratio"] == 1 and theirs["ratio"] == pytest.approx(theirs["cpu_s"] / ours["cpu_s"])
+    assert 0 < ours["distance"] < 1 and 0 < theirs["distance"] < 1, "both end near the exact path's end"

@@ -277,6 +277,13 @@ def test_an_edited_recipe_does_not_resume(
         list(pretrain(Recipe.read(edited), finished, stages=["codec"]))
 
 
+def test_settings_of_sampling_are_not_part_of_what_was_trained(finished: Path, recipe_file: Path) -> None:
+    recipe = Recipe.read(recipe_file)
+    other = recipe.options["diffusion"] | {"defaults": {"steps": 3}, "sheet": ["Chest radiograph."]}  # type: ignore[operator]
+    edited = replace(recipe, options={**recipe.options, "diffusion": other})
+    assert list(pretrain(edited, finished, stages=["diffusion"])) == []
+
+
 def test_a_run_may_be_lengthened_and_another_codec_refuses_the_diffusion(
     finished: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
@@ -397,4 +404,4 @@ def test_the_bundled_recipe_reads() -> None:
     assert recipe.name == "mini" and recipe.size == 256
     if not recipe.sources[0].folder.is_dir():
         pytest.skip("the images are not here: ../shared/data")
-    assert sum("share" in line for line in outline(recipe)) == 6 + 7 + 6
+    assert sum("share" in line for line in outline(recipe)) == 6 + 7 + 6 + 6

@@ -120,6 +120,7 @@ def test_the_split_is_laid_out_as_evaluate_reads_it(tmp_path: Path) -> None:
     """Every image is on one side, no patient on both, and the links lead to the images."""
     from test_pretrain import SPEED, toml
 
+    from vlgen.dataset import Dataset, stated
     from vlgen.evaluate import gather
     from vlgen.pretrain import Recipe, parts
 
@@ -143,10 +144,12 @@ def test_the_split_is_laid_out_as_evaluate_reads_it(tmp_path: Path) -> None:
     source = '[[source]]\nfolder = "films"\nmodality = "cxr"\n'
     recipe.write_text(f'name = "x"\nsize = 32\nheld_out = 0.4\n{source}{stages}')
     places = list(parts(Recipe.read(recipe), tmp_path / "split"))
-    assert [p.relative_to(tmp_path / "split").as_posix() for p in places] == ["cxr/train", "cxr/test"]
-    train, test = (gather(place) for place in places)
+    assert [p.relative_to(tmp_path / "split").as_posix() for p in places] == ["cxr/train", "cxr/test", "films.csv"]
+    train, test = (gather(place) for place in places[:2])
     assert len(train) + len(test) == 30 and len(test) >= 3
     assert not set(train.groups) & set(test.groups) and not set(train.digests) & set(test.digests)
     assert train.findings[0] == {"pneumonia": True}
+    sides = stated(Dataset(films, table=places[2]).rows)
+    assert [len(sides[name]) for name in ("train", "test")] == [len(train), len(test)], "as vlgen train reads it"
     with pytest.raises(ValueError, match="exists already"):
         list(parts(Recipe.read(recipe), tmp_path / "split"))

@@ -80,7 +80,7 @@ def benchmark(
         typer.Argument(
             help="generate; frechet: the distance against pytorch-fid's; samplers: their error on the model by cost; "
             "schedules: searched levels against diffusers' solvers where the truth is known; train-step: a step of "
-            "vlgen train against one as diffusers' LoRA script does it."
+            "vlgen train against one as diffusers' LoRA script does it; path: a whole image against diffusers' default."
         ),
     ] = "generate",
     model: Annotated[str, typer.Option(help="mini, a folder, or a hub id from the cache.")] = "mini",
@@ -89,21 +89,25 @@ def benchmark(
     json_: Json = False,
 ) -> None:
     """Time loading the model, one image and four images at the default settings; or measure another part."""
-    from vlgen.benchmark import frechet_timing, timing
+    from vlgen.benchmark import frechet_timing, path_timing, timing
 
     if what in ("samplers", "schedules"):
         from vlgen.cli.samplers import print_quality, print_ratios
 
         print_quality(model, out, json_) if what == "samplers" else print_ratios(json_)
         return
-    if what not in ("generate", "frechet", "train-step"):
-        raise ValueError(f"unknown benchmark {what!r}: choose generate, frechet, samplers, schedules or train-step")
+    if what not in ("generate", "frechet", "train-step", "path"):
+        raise ValueError(
+            f"unknown benchmark {what!r}: choose generate, frechet, samplers, schedules, train-step or path"
+        )
     if what == "train-step":
         from vlgen.train import train_step_timing
 
         found = train_step_timing(model, repeats=repeats)
+    elif what == "frechet":
+        found = frechet_timing(repeats=repeats)
     else:
-        found = timing(model, repeats) if what == "generate" else frechet_timing(repeats=repeats)
+        found = (path_timing if what == "path" else timing)(model, repeats=repeats)
     if json_:
         print(json.dumps(found))
         return

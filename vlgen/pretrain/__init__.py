@@ -59,28 +59,37 @@ def outline(recipe: Recipe, stages: Sequence[str] | None = None) -> Iterator[str
 def parts(recipe: Recipe, folder: str | Path) -> Iterator[Path]:
     """Lay out what the model has seen and what it has not: folder/MODALITY/train and /test, as `vlgen evaluate` reads.
 
-    Links to the images, and a metadata.csv with source, patient (or cluster of twins) and report. Raises ValueError
-    where a folder to be written exists already.
+    Links to the images, and a metadata.csv with source, patient (or cluster of twins) and report. Beside them a table
+    folder/SOURCE.csv for each folder of images, with a column `split`: `vlgen train --table` learns from the same part.
+    Raises ValueError where a folder to be written exists already.
     """
+    tables: dict[str, list[list[str]]] = {}
     for part in ("train", "test"):
         members: dict[str, list[tuple[Path, list[str]]]] = {}
         for index, row in rows(recipe, "diffusion", part):
             source = recipe.sources[index]
-            name = f"{source.folder.name}-{row.file.relative_to(source.folder).as_posix().replace('/', '-')}"
+            inside = row.file.relative_to(source.folder).as_posix()
+            name = f"{source.folder.name}-{inside.replace('/', '-')}"
             line = [name, row.source, row.patient, row.text]
+            tables.setdefault(source.folder.name, []).append([inside, *line[1:], part])
             members.setdefault(source.modality, []).append((row.file.resolve(), line))
         for kind, found in members.items():
             place = Path(folder) / kind / part
             if place.exists():
                 raise ValueError(f"{place} exists already: give an empty folder, or remove it")
             place.mkdir(parents=True)
-            with open(place / "metadata.csv", "w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(["file_name", "source", "patient", "text"])
-                writer.writerows(line for _, line in found)
+            _table(place / "metadata.csv", ["file_name", "source", "patient", "text"], [line for _, line in found])
             for path, line in found:
                 (place / line[0]).symlink_to(path)
             yield place
+    for name, lines in tables.items():
+        yield _table(Path(folder) / f"{name}.csv", ["file_name", "source", "patient", "text", "split"], lines)
+
+
+def _table(path: Path, header: list[str], lines: list[list[str]]) -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *lines])
+    return path
 
 
 def measure(recipe: Recipe, model: str, folder: str | Path) -> dict[str, Any]:

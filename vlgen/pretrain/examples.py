@@ -118,7 +118,8 @@ def stamp(recipe: Recipe, stage: str, train: Examples, *files: Path) -> str:
         (i, str(row.file.relative_to(recipe.sources[i].folder)), row.text)
         for i, row in zip(train.source, train.rows, strict=True)
     ]
-    parts = [facts, recipe.options[stage], recipe.seed, recipe.size, recipe.held_out, sources, listed]
+    shaping = {name: value for name, value in recipe.options[stage].items() if name not in ("defaults", "sheet")}
+    parts = [facts, shaping, recipe.seed, recipe.size, recipe.held_out, sources, listed]
     parts.append([sha256(file) for file in files])
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -15,6 +15,7 @@ from vlgen.metrics.distribution import bootstrap
 from vlgen.train.losses import mean_and_error
 
 LEAST = 10  # images of either side: below it an interval means nothing
+SLIGHT = 0.001  # of the loss: a change below it is nothing to speak of, however sure
 NEAR = 0.9  # nearest-neighbor ratio below which images lie near the training images, if the base's did not
 
 
@@ -86,9 +87,9 @@ def _learned(found: Mapping[str, Any]) -> str:
         )
     if gap > 2 * spread and gap > 0.5 * abs(seen["change"]):
         return "The loss fell mostly on images that it saw: much of what it learned, it memorized."
-    if held["change"] < -noise:
+    if held["change"] < -max(noise, SLIGHT * held["before"]):
         return "The loss fell on images that it did not see: what it learned is more than these images."
-    return "The loss on images that it did not see did not change beyond chance."
+    return "The loss on images that it did not see hardly changed: it learned little that the base did not know."
 
 
 def _area(seen: Tensor, held_out: Tensor) -> float:
