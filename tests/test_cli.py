@@ -124,7 +124,13 @@ def _run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_ctrl_c_ends_with_130_and_keeps_whole_files(own: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vlgen", "generate", TEXT, "--model", str(own), "--out", str(tmp_path)]
-    work = subprocess.Popen([*command, "--seeds", "0-9999"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    work = subprocess.Popen(
+        [*command, "--seeds", "0-9999"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has it ignored
+    )
     for _ in range(600):
         if list(tmp_path.glob("*.png")):
             break

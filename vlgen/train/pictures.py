@@ -27,7 +27,7 @@ from vlgen.train.loop import Step
 from vlgen.train.stash import key, restored, stashed
 
 STAGE = "audit"
-FEATURES = "imagenet"  # of a network that no generator was trained with
+FEATURES = "imagenet"  # of a network that has no text tower, and so judges what is asked for by real images alone
 MOST = 500  # real images of either side that are looked at
 LEAST = 10  # of each set: below it no distance means anything
 TOGETHER = 8
