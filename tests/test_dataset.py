@@ -231,3 +231,8 @@ def test_open_data(name: str, modality: str, count: int) -> None:
     for row in data.rows[:: max(1, count // 10)]:
         x = load(row, MODALITIES[modality], 64)
         assert x.shape == (1, 64, 64) and x.min() >= -1 and x.max() <= 1 and x.std() > 0.05
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere is no folder"):
+        Dataset(tmp_path / "nowhere")

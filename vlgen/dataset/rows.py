@@ -81,6 +81,8 @@ class Dataset:
         if self.plane and self.plane not in nifti.PLANES:
             raise ValueError(f"plane {self.plane!r}: give one of {', '.join(nifti.PLANES)}")
         folder = Path(self.folder)
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is no folder: give one that holds images and a metadata.csv or .jsonl")
         found = [folder / name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).is_file()]
         if self.table is not None:
             found = [Path(self.table)]

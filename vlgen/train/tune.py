@@ -52,7 +52,7 @@ def train(
 
     A Step's stage is read, encode and embed while the data is prepared, then train, then audit. A run that was killed
     at any moment gives, when it is repeated, the adapter of an uninterrupted one bit for bit, on one machine with the
-    same threads. When it is over the backbone carries the adapter; when it is left early it is as it was.
+    same threads. When it is over the backbone carries the adapter; when training is left early it is as it was.
 
     Raises ValueError in one sentence for what cannot be done, and FloatingPointError where three steps in a row were
     not finite; the checkpoints stay good.
