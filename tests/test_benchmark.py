@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from vlgen.benchmark import frechet_timing, path_timing
+from vlgen.precision import quick
+from vlgen.schedules import FILE, Stored, karras, kept
 
 
 def test_frechet_is_timed_against_the_reference_package() -> None:
@@ -25,8 +30,26 @@ def test_a_missing_reference_package_is_named(monkeypatch: pytest.MonkeyPatch) -
         frechet_timing()
 
 
-def test_a_whole_image_is_timed_against_diffusers_default(own: Path) -> None:
-    found = path_timing(str(own), images=1, repeats=1, teacher=40)
-    ours, theirs = found["vlgen"], found["diffusers, DDIM 50"]
-    assert ours["ratio"] == 1 and theirs["ratio"] == pytest.approx(theirs["cpu_s"] / ours["cpu_s"])
-    assert 0 < ours["distance"] < 1 and 0 < theirs["distance"] < 1, "both end near the exact path's end"
+@pytest.mark.parametrize("row", [True, False])
+def test_a_whole_image_is_timed_against_diffusers_default(own: Path, tmp_path: Path, row: bool) -> None:
+    """With levels for 30 steps that come as close as diffusers does, and with those for two that do not."""
+    model = shutil.copytree(own, tmp_path / "model")
+    index = json.loads((model / "model_index.json").read_text())
+    index["vlgen"]["defaults"]["steps"] = 40
+    (model / "model_index.json").write_text(json.dumps(index))
+    counts = (2, 30) if row else (2, 3)
+    levels = [karras(n, 0.02, 80.0).tolist() for n in counts]
+    guidance = (2.0, 0.0, math.inf, 0.0)
+    (model / FILE).write_text(kept([], [Stored("dpmpp_2m", "gaussian", guidance, tuple(each)) for each in levels]))
+    found = path_timing(str(model), images=1, repeats=1, teacher=20)
+    theirs = found["diffusers, DDIM 50"]
+    names = ["vlgen", "vlgen, 30 steps"] if row else ["vlgen"]
+    half = [f"{name}, bf16" for name in names] if quick("cpu") else []
+    assert list(found) == [*names, *half, "diffusers, DDIM 50"]
+    for each in found.values():
+        assert each["ratio"] == pytest.approx(theirs["cpu_s"] / each["cpu_s"])
+        assert 0 < each["distance"] < 1, "all end near the exact path's end"
+    if row:
+        assert found["vlgen, 30 steps"]["distance"] <= theirs["distance"]
+    for name in half:
+        assert 0 < found[name]["error"] < found[name]["worst"] < 0.1 and found[name]["decode_db"] > 40

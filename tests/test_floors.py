@@ -11,8 +11,8 @@ FLOORS = (
     "tensors > modality > findings > report",
     "kernels schedules solvers guidance operators metrics",
     "files > checkpoint > sheet > dicom > nifti > images > dataset",
-    "text > folder > adapter > backbone > features",
-    "plan > generate > samplers > reconstruct > evaluate > train > pretrain > benchmark",
+    "text > folder > attention > precision > adapter > backbone > features",
+    "asked > plan > generate > hijack > samplers > reconstruct > evaluate > train > distill > pretrain > benchmark",
     "cli",
 )
 PLACE = {

@@ -147,6 +147,7 @@ def test_notes_say_what_the_user_should_know(backbone: Backbone) -> None:
     assumed = plan(backbone, "Glioma.")
     assert assumed.modality.name == "mri" and assumed.prompt.startswith("Brain MRI.")
     assert "names no modality" in assumed.notes[0]
+    assert plan(backbone, "Brain, enhancing lesion.").modality.name == "mri", "the part of the body decides first"
     long = plan(backbone, " ".join(f"Chest radiograph number {i}." for i in range(200)))
     assert long.tokens.dropped > 0 and any(str(long.tokens.dropped) in note for note in long.notes)
     assert any("not English" in note for note in plan(backbone, "Chest radiograph. Πνευμονία.").notes)

@@ -80,6 +80,9 @@ steps = 4
 batch = 4
 crop = 16
 perceptual = 0.1
+sampled = 0.5
+highest = 1.0
+critic = 0.5
 {SPEED}
 [card]
 modalities = ["cxr"]
@@ -129,6 +132,22 @@ def test_the_decoder_learns_and_the_encoder_stays(finished: Path) -> None:
     before, after = (part(finished / place, CODECS).state_dict() for place in ("decoder/begin", "parts/vae"))
     changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed == {"decoder"} and (finished / "decoder" / "log.csv").is_file()
+
+
+def test_what_the_sampler_leaves_lies_beside_the_latents_and_is_kept(finished: Path, recipe_file: Path) -> None:
+    from vlgen.pretrain.diffusion import latents
+    from vlgen.pretrain.estimates import estimates
+
+    films = gather(Recipe.read(recipe_file), "decoder", "train", finished / "cache")
+    given = {"parts": finished / "parts", "device": torch.device("cpu"), "seed": 0}
+    found = estimates(films, highest=1.0, **given)
+    (file,) = (finished / "cache").glob("estimates-*")
+    z = latents(vlgen.load(finished / "parts"), films, finished / "cache")
+    assert found.shape == z.shape and file.stat().st_size > 0
+    close = [estimates(films, highest=h, **given).float() - z for h in (0.03, 1.0)]
+    assert close[0].std() < 0.1 < close[1].std(), "noise of 0.03 at most leaves them where they are, 1.0 does not"
+    with pytest.raises(ValueError, match="above the model's sigma_min"):
+        estimates(films, highest=0.02, **given)
 
 
 def test_another_codec_begins_anew(finished: Path, recipe_file: Path, tmp_path: Path) -> None:

@@ -144,12 +144,14 @@ def test_the_split_is_laid_out_as_evaluate_reads_it(tmp_path: Path) -> None:
     source = '[[source]]\nfolder = "films"\nmodality = "cxr"\n'
     recipe.write_text(f'name = "x"\nsize = 32\nheld_out = 0.4\n{source}{stages}')
     places = list(parts(Recipe.read(recipe), tmp_path / "split"))
-    assert [p.relative_to(tmp_path / "split").as_posix() for p in places] == ["cxr/train", "cxr/test", "films.csv"]
-    train, test = (gather(place) for place in places[:2])
+    named = {p.relative_to(tmp_path / "split").as_posix(): p for p in places}
+    assert list(named) == ["cxr/train", "all/train", "cxr/test", "all/test", "films.csv"]
+    train, test = (gather(named[f"cxr/{part}"]) for part in ("train", "test"))
+    assert gather(named["all/test"]).digests == test.digests, "the only modality is all there is"
     assert len(train) + len(test) == 30 and len(test) >= 3
     assert not set(train.groups) & set(test.groups) and not set(train.digests) & set(test.digests)
     assert train.findings[0] == {"pneumonia": True}
-    sides = stated(Dataset(films, table=places[2]).rows)
+    sides = stated(Dataset(films, table=places[-1]).rows)
     assert [len(sides[name]) for name in ("train", "test")] == [len(train), len(test)], "as vlgen train reads it"
     with pytest.raises(ValueError, match="exists already"):
         list(parts(Recipe.read(recipe), tmp_path / "split"))

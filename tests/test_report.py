@@ -300,3 +300,24 @@ def test_real_reports_agree_with_their_annotators(capsys: pytest.CaptureFixture[
             print(f"{name:36s} n {n:4d}  precision {precision:.3f}  recall {recall:.3f}  F1 {f1:.3f}")
     assert table["all"][3] > 0.9 and normal / len(odd) > 0.9
     assert all(f1 > 0.75 for n, _, _, f1 in table.values() if n >= 30), table
+
+
+@pytest.mark.parametrize(
+    ("text", "lead"),
+    [
+        ("Portable film shows patchy opacities, ET tube in place.", "AP chest radiograph. "),
+        ("T1 post contrast axial brain, ring enhancing mass.", "Brain MRI. "),
+        ("US breast: hypoechoic lesion.", "Breast ultrasound. "),
+        ("chest xray of a 4 yo boy, pneumonia", "Chest radiograph of a child. "),
+        ("PA chest radiograph, 58-year-old man. Effusion.", ""),
+        ("Chest X-ray of a child. Pneumonia.", ""),
+        ("Pediatric CXR. Pneumonia.", ""),
+        ("Axial chest CT with contrast.", ""),
+        ("Fracture of the T1 vertebra.", ""),
+        ("Lungs are clear.", ""),
+    ],
+)
+def test_a_study_in_words_of_its_own_gets_its_plain_name_before_it(text: str, lead: str) -> None:
+    """Words that a network has hardly read, "portable film", must not decide which part of the body it shows."""
+    assert Report.parse(text).prompt() == lead + text
+    assert Report.parse(lead + text).prompt() == lead + text, "once is enough"

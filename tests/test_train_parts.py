@@ -311,6 +311,8 @@ def load_lora(own: Path) -> list[tuple[str, torch.nn.Parameter]]:
         ([-0.05, -0.06, -0.05, -0.04], [-0.5, -0.5, -0.5, -0.51], "much of what it learned, it memorized"),
         ([-0.01, 0.01, 0.012, -0.012], [-0.01, 0.01, -0.012, 0.012], "hardly changed"),
         ([-4e-4, -4.1e-4, -3.9e-4, -4e-4], [-4e-4, -4.1e-4, -3.9e-4, -4e-4], "hardly changed"),
+        ([4e-4, 4.1e-4, 3.9e-4, 4e-4], [-4e-4, -4.1e-4, -3.9e-4, -4e-4], "hardly changed"),
+        ([0.2, 0.21, 0.19, 0.2], [0.2, 0.19, 0.21, 0.2], "it learned nothing"),
         ([], [-0.1, -0.2], "Nothing was held out"),
     ],
 )

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlgen.backbone import Backbone, load
     from vlgen.dataset import Dataset
+    from vlgen.distill import distill
     from vlgen.evaluate import Scores, evaluate
     from vlgen.generate import generate
+    from vlgen.hijack import denoise
     from vlgen.images import Images, info, write
     from vlgen.modality import MODALITIES, Modality
     from vlgen.pretrain import Recipe, pretrain
@@ -36,6 +38,8 @@ _HOME = {
     "Recipe": "pretrain",
     "Report": "report",
     "Scores": "evaluate",
+    "denoise": "hijack",
+    "distill": "distill",
     "evaluate": "evaluate",
     "generate": "generate",
     "info": "images",
@@ -53,6 +57,8 @@ __all__ = [
     "Recipe",
     "Report",
     "Scores",
+    "denoise",
+    "distill",
     "evaluate",
     "generate",
     "info",

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlgen import precision as precisions
 from vlgen.adapter import use
+from vlgen.attention import blockwise
 from vlgen.checkpoint import sha256
 from vlgen.folder import BUILT_FROM, CODECS, UNETS, part, read_json, resolve, table
 from vlgen.kernels import kernel
@@ -39,6 +41,7 @@ class Backbone:
     windows     windows of modalities that its adapters were trained under, where they are not the modality's own
     forced      differences between the adapters' contracts and this backbone that the user overrode
     carried     the adapters on it, by the name of their modules; `vlgen.adapter` keeps it and the fields above
+    precision   that network and decoder compute in, float32 or bf16; latents, images and texts are float32 in both
     """
 
     name: str
@@ -61,6 +64,7 @@ class Backbone:
     windows: dict[str, tuple[float, float]] = field(default_factory=dict)
     forced: tuple[str, ...] = ()
     carried: dict[str, Any] = field(default_factory=dict)
+    precision: str = "float32"
 
     @property
     def device(self) -> torch.device:
@@ -105,7 +109,7 @@ class Backbone:
         return latent(self.codec, x.to(self.device).float().expand(-1, channels, -1, -1)) * self.scale
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents to images (B, 1, H, W), nominally in [-1, 1]; float32 throughout."""
+        """Latents to images (B, 1, H, W), nominally in [-1, 1], in float32."""
         return self.codec.decode(z.float() / self.scale).sample.float().mean(1, keepdim=True)
 
     def denoise(self, z: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
@@ -121,11 +125,12 @@ class Backbone:
         s = expand(sigma, z)
         norm = (1 + s**2).sqrt()
         t = self.timestep(sigma).to(z.device, torch.float32).expand(len(z))
-        extra = {"class_labels": cond.pooled} if self.unet.config.get("class_embed_type") == "projection" else {}
+        dtype, pools = self.unet.dtype, self.unet.config.get("class_embed_type") == "projection"
+        extra = {"class_labels": cond.pooled.to(dtype)} if pools else {}
         out = self.unet(
-            (z / norm).to(self.unet.dtype).contiguous(memory_format=torch.channels_last),
+            (z / norm).to(dtype).contiguous(memory_format=torch.channels_last),
             t,
-            encoder_hidden_states=cond.states.to(self.unet.dtype),
+            encoder_hidden_states=cond.states.to(dtype),
             encoder_attention_mask=cond.mask,
             **extra,
         ).sample.to(z.dtype)
@@ -171,13 +176,18 @@ def load(
     adapter: str | Path | Sequence[str | Path] = (),
     force_adapter: bool = False,
     device: str | torch.device | None = None,
+    precision: str = "float32",
+    compile: bool = False,
 ) -> Backbone:
     """The backbone in a diffusers folder: the bundled `mini`, a folder, or a hub id from the local cache.
 
     adapter        a folder, or several, each with its scale after a colon if that is not 1: "adapters/mine:0.8"
     force_adapter  take an adapter whose contract is for another backbone; whatever is made says so
+    precision      float32; bf16, quicker where the machine has units for it, but not the same bits in every batch; or
+                   auto, the one of them that is quicker. `vlgen benchmark path` prints what bf16 costs in error
+    compile        let torch.compile make the network quicker: its first call takes minutes, and so does each new shape
 
-    Weights are read from safetensors only, strictly, into classes from a fixed list; they run in float32 on a CPU.
+    Weights are read from safetensors only, strictly, into classes from a fixed list.
     Raises ValueError where a part is missing, unknown or does not fit.
     """
     folder = resolve(model)
@@ -186,6 +196,11 @@ def load(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     unet = part(folder / "unet", UNETS).to(device)
     codec = part(folder / "vae", CODECS).to(device)
+    chosen = precisions.resolve(precision, device)
+    if chosen == "bf16":
+        precisions.lower(unet)
+        precisions.lower_decoder(codec)
+        blockwise(unet)
     if (folder / "text_encoder" / "open_clip_config.json").is_file():
         text = open_clip_encoder(folder / "text_encoder")
     elif (folder / "text_encoder" / "config.json").is_file():
@@ -217,8 +232,11 @@ def load(
         source=str(model),
         kernel=kernel(str(own.get("kernel", "gaussian"))).name,
         base_kernel=kernel(str(own.get("kernel", "gaussian"))).name,
+        precision=chosen,
     )
     use(backbone, [adapter] if isinstance(adapter, str | Path) else adapter, force=force_adapter)
+    if compile:
+        unet.compile()
     return backbone
 
 

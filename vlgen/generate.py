@@ -147,7 +147,10 @@ def contact(
     *,
     size: int = 128,
 ) -> Path:
-    """Write a contact sheet at the default settings: rows are texts, columns are seeds."""
+    """Write a contact sheet at the default settings: rows are texts, columns are seeds.
+
+    The file says that it is synthetic, of which model and which adapters, and of every picture how it was made.
+    """
     rows, records = [], []
     for text in texts:
         images = generate(backbone, text, seeds=seeds)
@@ -155,7 +158,8 @@ def contact(
         records += [
             {k: v for k, v in record.items() if k not in ("report", "negative")} for record in images.provenance
         ]
-    return store(path, png(sheet(rows, list(texts)), {"synthetic": True, "sheet": records}))
+    marks = {"synthetic": True, "model": backbone.name, "adapters": dict(backbone.adapters), "sheet": records}
+    return store(path, png(sheet(rows, list(texts)), marks))
 
 
 def denoiser(backbone: Backbone, plan: Plan, cond: Cond, without: Cond | None) -> Denoise:

@@ -12,17 +12,18 @@ from typing import Any
 from torch import Tensor
 
 from vlgen import __version__
+from vlgen.adapter import distilled
+from vlgen.asked import LONGEST as LONGEST  # for those who read texts of the same length
+from vlgen.asked import count, numbers, words
 from vlgen.backbone import Backbone
 from vlgen.findings import VOCABULARY
 from vlgen.kernels import Kernel, kernel
 from vlgen.modality import MODALITIES, Modality, modality
+from vlgen.precision import check_exact
 from vlgen.report import Report
-from vlgen.schedules import SEARCHED, choose, home, stored
+from vlgen.schedules import DISTILLED, SEARCHED, choose, home, stored
 from vlgen.solvers import Solver, check_kernel, solver
 from vlgen.text import Tokens
-
-LONGEST = 20_000  # characters: ten times a long report; beyond it is a file given by mistake
-MOST = 10_000  # images of one call
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,11 @@ class Plan:
             "guidance_rescale": self.guidance_rescale,
             "sigma_max": float(self.sigmas[0]),
             "sigma_min": float(self.sigmas[-2]),
-            **({"sigmas": self.sigmas.tolist()} if self.schedule == SEARCHED else {}),
+            **({"sigmas": self.sigmas.tolist()} if self.schedule in (SEARCHED, DISTILLED) else {}),
             "seed": seed,
             "batch_seeds": list(batch),
             "exact": self.exact,
+            "precision": backbone.precision,
             "report": self.report,
             "report_sha256": digest(self.report),
             "negative": self.negative,
@@ -137,16 +139,24 @@ def plan(
 
     Raises ValueError in one sentence for whatever cannot be done.
     """
-    own = {"solver": "dpmpp_2m", "schedule": "karras", "steps": 25, "guidance_scale": 5.0, "guidance_rescale": 0.0}
-    own |= dict(backbone.defaults)
-    steps = _count(own["steps"] if steps is None else steps)
+    own: dict[str, Any] = {
+        "solver": "dpmpp_2m",
+        "schedule": "karras",
+        "steps": 25,
+        "guidance_scale": 5.0,
+        "guidance_rescale": 0.0,
+    }
+    few = distilled(backbone.carried.values())
+    own |= dict(backbone.defaults) | (few.defaults if few else {})
+    steps = count(own["steps"] if steps is None else steps)
     scale = float(own["guidance_scale"] if guidance_scale is None else guidance_scale)
     if not (math.isfinite(scale) and 0 <= scale <= 100):
         raise ValueError(f"guidance scale {scale} was given: use 0 to 100, where 1 is no guidance")
     chosen, noise = solver(str(solver_name or own["solver"])), kernel(kernel_name or backbone.kernel)
     check_kernel(chosen, noise)
-    text = _text(report, "report")
-    read, notes = Report.parse(text), []
+    text = words(report, "report")
+    read, notes = Report.parse(text), list[str]()
+    check_exact(exact, backbone.precision)
     kind, prompt = _modality(read, backbone, notes)
     tokens = backbone.tokens(prompt)
     if tokens.dropped:
@@ -160,7 +170,7 @@ def plan(
         if asked != kind.name:
             notes.append(f"the report asks for {kind.title}, but an adapter was trained on {MODALITIES[asked].title}")
     notes += [f"overridden: {difference}" for difference in backbone.forced]
-    against = _text(negative, "negative text") if negative else ""
+    against = words(negative, "negative text") if negative else ""
     if against and (lost := backbone.tokens(against).dropped):
         notes.append(f"the negative text is longer than the encoder: {lost} tokens at its end were dropped")
     low, high = own.get("guidance_interval", (0.0, math.inf))
@@ -168,7 +178,8 @@ def plan(
     known = stored(home(backbone.folder, backbone.carried.values()))
     key = (chosen.name, noise.name, guidance, steps)
     fit = [each for each in known if each.key == key and each.of(backbone.fingerprint)]
-    name, sigmas = choose(schedule_name, steps, backbone.sigmas, own, fit)
+    name, sigmas = choose(schedule_name, steps, backbone.sigmas, own, fit, few.levels.get(steps) if few else None)
+    notes += few.notes(chosen.name, steps, scale) if few else []
     return Plan(
         report=text,
         prompt=prompt,
@@ -183,7 +194,7 @@ def plan(
         guidance_interval=guidance[1:3],
         guidance_rescale=guidance[3],
         sigmas=sigmas,
-        seeds=_seeds(seeds),
+        seeds=numbers(seeds),
         exact=exact,
         model=backbone.name,
         adapters=dict(backbone.adapters),
@@ -213,6 +224,7 @@ def again(found: Mapping[str, Any]) -> str:
         words += ["--steps", str(int(found["steps"])), "--solver", str(found["solver"])]
         words += ["--schedule", str(found["schedule"]), "--kernel", str(found["kernel"])]
         words += ["--guidance-scale", number(found["guidance_scale"])]
+        words += ["--precision", "bf16"] * (found.get("precision") == "bf16")
         if found["negative_sha256"] != digest(""):
             words += ["--negative", str(found.get("negative") or "@NEGATIVE.txt")]
         return shlex.join(words + ["--exact"] * bool(found["exact"]))
@@ -238,6 +250,9 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
+_SHOWN = {"brain": "mri", "breast": "us", "chest": "cxr"}  # what most often shows a part of the body
+
+
 def _modality(report: Report, backbone: Backbone, notes: list[str]) -> tuple[Modality, str]:
     """The modality of a report, and its prompt: where the report names none, that of its findings.
 
@@ -253,7 +268,8 @@ def _modality(report: Report, backbone: Backbone, notes: list[str]) -> tuple[Mod
                 f"{', '.join(MODALITIES[name].title for name in known)}: change the text or the model"
             )
         return _windowed(modality(report.modality), backbone), prompt
-    likely = [name for f in report.findings for name in VOCABULARY[f.name].modalities if name in known]
+    likely = [_SHOWN[report.body]] if _SHOWN.get(report.body) in known else []
+    likely += [name for f in report.findings for name in VOCABULARY[f.name].modalities if name in known]
     kind = _windowed(modality(likely[0] if likely else known[0]), backbone)
     notes.append(f"the report names no modality: {kind.title} was put before it")
     return kind, f"{kind.title[0].upper()}{kind.title[1:]}. {prompt}"
@@ -268,31 +284,3 @@ def _swap(D: float) -> str:
     if math.isinf(D):
         return "what they learned of other noise levels is not used"
     return f"expect random contrast (spread about {100 / math.sqrt(2 * D):.0f} %), not PFGM++"
-
-
-def _text(text: str, what: str) -> str:
-    if not isinstance(text, str):
-        raise ValueError(f"the {what} is a {type(text).__name__}: give text")
-    if len(text) > LONGEST:
-        raise ValueError(f"the {what} has {len(text):,} characters: give at most {LONGEST:,}")
-    if not text.strip():
-        raise ValueError(f"the {what} is empty: write what the image should show")
-    if not any(c.isascii() and c.isalpha() for c in text):
-        raise ValueError(f"the {what} has no English word: the models read English reports")
-    return text
-
-
-def _count(steps: object) -> int:
-    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= 1000:
-        raise ValueError(f"steps is {steps!r}: give a whole number from 1 to 1000")
-    return steps
-
-
-def _seeds(seeds: Iterable[int]) -> tuple[int, ...]:
-    found = tuple(seeds)
-    if not found or len(found) > MOST:
-        raise ValueError(f"{len(found):,} seeds were given: give 1 to {MOST:,}")
-    for seed in found:
-        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-            raise ValueError(f"seed {seed!r}: give whole numbers from 0 to 2^63 - 1")
-    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 from vlgen.adapter.checks import Finding, check, examine
 from vlgen.adapter.contract import CONTRACT, WEIGHTS, Adapter, read
 from vlgen.adapter.differences import Base
+from vlgen.adapter.distilled import Distilled, distilled
 from vlgen.adapter.exchange import FORMATS, export, import_
 from vlgen.adapter.loading import add, find, load, use
 from vlgen.adapter.merging import merge
@@ -22,10 +23,12 @@ __all__ = [
     "WEIGHTS",
     "Adapter",
     "Base",
+    "Distilled",
     "Finding",
     "add",
     "amend",
     "check",
+    "distilled",
     "examine",
     "export",
     "find",

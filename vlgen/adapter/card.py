@@ -13,6 +13,8 @@ from vlgen.modality import MODALITIES
 
 CARD = "README.md"
 LIBRARY, PIPELINE = "diffusers", "text-to-image"
+WORDS = "in words"  # of an audit: its sentences
+ORDER = ("before", "after", "change", "change_se", "low", "high", "n", "beside", "which is")  # of an audit's columns
 # Identifiers of the Hub's list that data and models of this field carry; any other licence is "other" with its name.
 LICENCES = frozenset((
     "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0",
@@ -106,7 +108,7 @@ def _body(adapter: Adapter) -> list[str]:
         _table(_contract(adapter)),
     ]
     if adapter.audit:
-        body += ["## Audit", _table(dict(_flat(adapter.audit)))]
+        body += ["## Audit", *_audit(adapter.audit)]
     if adapter.facts:
         body += ["## Facts", _table(dict(_flat(adapter.facts)))]
     return body
@@ -136,6 +138,24 @@ def _contract(adapter: Adapter) -> dict[str, Any]:
         "versions": ", ".join(f"{name} {value}" for name, value in adapter.versions.items()),
     }
     return {name: value for name, value in rows.items() if value != ""}
+
+
+def _audit(audit: Mapping[str, Any]) -> list[str]:
+    """The audit's sentences, then a line for each of its figures with what to read it beside, then whatever is left."""
+    figures = {
+        name: value
+        for name, value in audit.items()
+        if isinstance(value, Mapping) and value and not any(isinstance(inner, Mapping) for inner in value.values())
+    }
+    others = {name: value for name, value in audit.items() if name not in figures and name != WORDS}
+    found = [_plain(audit[WORDS])] if audit.get(WORDS) else []
+    if figures:
+        there = dict.fromkeys(key for value in figures.values() for key in value)
+        columns = [key for key in ORDER if key in there] + [key for key in there if key not in ORDER]
+        lines = [["", *columns], ["---"] * (len(columns) + 1)]
+        lines += [[name, *(value.get(key, "") for key in columns)] for name, value in figures.items()]
+        found.append("\n".join(f"| {' | '.join(_plain(cell).replace('_', ' ') for cell in line)} |" for line in lines))
+    return found + ([_table(dict(_flat(others)))] if others else [])
 
 
 def _table(rows: Mapping[str, Any]) -> str:

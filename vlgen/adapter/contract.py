@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from vlgen.adapter.distilled import check_distilled
 from vlgen.files import store
 from vlgen.kernels import kernel
 from vlgen.modality import modality
@@ -41,6 +42,8 @@ class Adapter:
     targets           suffixes of the modules it changes, "to_q", with "text:" before those of the text tower; ("full",)
     steps             optimizer steps; 0 where it was not trained by vlgen
     data_sha256       of the training data's manifest, "" where there is none; images and patients in it, 0 unknown
+    distilled         of an adapter that was trained to need few evaluations: its solver, its default count of steps,
+                      the levels of each count, and the guidance that it has learned; empty for all others
     licence           of the weights; audit, what the audit at the end of training found
     versions          of the libraries that wrote it
     sha256            of the weights file
@@ -72,6 +75,7 @@ class Adapter:
     data_sha256: str = ""
     images: int = 0
     patients: int = 0
+    distilled: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
     audit: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -90,8 +94,10 @@ class Adapter:
 
 
 # What a trainer may state of its adapter; everything else it hands over lands under `facts`.
-STATED = ("task", "kernel", "modality", "body_part", "window", "steps", "data_sha256", "images", "patients", "licence",
-          "audit")  # fmt: skip
+STATED = ("task", "kernel", "modality", "body_part", "window", "steps", "data_sha256", "images", "patients",
+          "distilled", "licence", "audit")  # fmt: skip
+
+_OPTIONAL = {"distilled"}  # of most adapters there is nothing to say
 
 _NOT_PUBLIC = frozenset((
     "report", "reports", "text", "texts", "caption", "captions", "prompt", "prompts", "patient", "patient_id",
@@ -108,7 +114,10 @@ def read(folder: Path) -> Adapter:
     folder = Path(folder)
     path = folder / CONTRACT
     if not path.is_file() or path.stat().st_size > _MOST_BYTES:
-        raise ValueError(f"unknown adapter {str(folder)!r}: give a folder with an {CONTRACT}")
+        from vlgen.adapter.shelf import names  # which reads contracts itself
+
+        there = f", or a name: {', '.join(names())}" if names() else ""
+        raise ValueError(f"unknown adapter {str(folder)!r}: give a folder with an {CONTRACT}{there}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -119,8 +128,8 @@ def read(folder: Path) -> Adapter:
 def parsed(found: Any, where: str) -> Adapter:
     """A contract from what JSON gave; a ValueError names what is missing, unknown or impossible in it."""
     names = {each.name for each in fields(Adapter)}
-    if not isinstance(found, dict) or set(found) != names:
-        wrong = sorted(set(found) ^ names) if isinstance(found, dict) else ["everything"]
+    if not isinstance(found, dict) or set(found) | _OPTIONAL != names:
+        wrong = sorted((set(found) | _OPTIONAL) ^ names) if isinstance(found, dict) else ["everything"]
         raise ValueError(f"{where} lacks or does not know {wrong[0]!r}: its fields are {', '.join(sorted(names))}")
     try:
         window = found["window"]
@@ -179,7 +188,8 @@ def validate(adapter: Adapter) -> None:
         ends = adapter.window
         if len(ends) != 2 or not all(_number(v) for v in ends) or not ends[0] < ends[1] or not adapter.modality:
             raise ValueError(f"adapter {adapter.name}: its window must be two rising numbers in its modality's unit")
-    for name in ("audit", "facts", "versions"):
+    check_distilled(adapter.distilled, adapter.name)
+    for name in ("audit", "facts", "versions", "distilled"):
         publishable(getattr(adapter, name), name)
 
 

@@ -236,10 +236,13 @@ def drop(backbone: Base, slot: str) -> None:
 
 
 def agree(adapters: Sequence[Adapter]) -> dict[str, tuple[float, float]]:
-    """The windows that adapters bring together, by modality; refused where their kernels or windows differ."""
+    """The windows that adapters bring together, by modality; refused where they do not add up."""
     names = [adapter.kernel for adapter in adapters]
     if len({kernels.kernel(name).D for name in names}) > 1:
         raise ValueError(f"adapters of kernels {', '.join(names)} do not add up: use one kernel")
+    few = [adapter.name for adapter in adapters if adapter.distilled]
+    if len(few) > 1:
+        raise ValueError(f"adapters {', '.join(few)} are distilled, each for steps of its own: use one of them")
     windows: dict[str, tuple[float, float]] = {}
     for adapter in adapters:
         if adapter.window is not None and windows.setdefault(adapter.modality, adapter.window) != adapter.window:

@@ -109,6 +109,8 @@ def _adapter(parts: Sequence[Carried], backbone: Base, out: Path, name: str) -> 
 def _model(parts: Sequence[Carried], backbone: Base, out: Path, name: str) -> Path:
     if any(part.adapter.window for part in parts):
         raise ValueError("an adapter has a window of its own, which a model folder cannot say: merge to an adapter")
+    if any(part.adapter.distilled for part in parts):
+        raise ValueError("an adapter is distilled, and a model folder cannot hold its levels: merge to an adapter")
     if out.exists():
         raise ValueError(f"{out} exists: give a folder that does not")
     source = backbone.folder
@@ -193,6 +195,7 @@ def _together(adapters: Sequence[Adapter], backbone: Base) -> dict[str, Any]:
         "window": first.window if same["modality"] else None,
         "new_modality": bool(same["modality"]) and is_new(same["modality"], backbone),
         "data_sha256": joined if all(data) else "",
+        "distilled": next((dict(adapter.distilled) for adapter in adapters if adapter.distilled), {}),
         **{name: sum(getattr(a, name) for a in adapters) for name in ("steps", "images", "patients")},
         "licence": _one([adapter.licence for adapter in adapters], " and "),
         "versions": versions(),

@@ -37,7 +37,7 @@ from vlgen.adapter.differences import Base, is_new
 from vlgen.adapter.layers import activate, lora, whole
 from vlgen.adapter.loading import bring, drop, scales
 from vlgen.adapter.targets import UNET, for_diffusers
-from vlgen.adapter.weights import LORA, finite, pack
+from vlgen.adapter.weights import LORA, finite, narrowed, pack
 from vlgen.checkpoint import sha256
 from vlgen.files import store
 
@@ -66,6 +66,8 @@ def save(backbone: Base, folder: str | Path, *, name: str, facts: Mapping[str, A
     adapter = stated(backbone.carried[slot].adapter, backbone, facts)
     tensors: Mapping[str, Tensor] = whole(backbone) if adapter.full else lora(backbone, slot)
     finite(tensors, name)
+    if not adapter.full:
+        tensors = narrowed(tensors)
     with beside_it(folder) as aside:
         signed = put(aside, adapter, tensors, unet=backbone.folder / UNET)
         if fresh:

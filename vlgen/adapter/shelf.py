@@ -18,12 +18,25 @@ def listing(folders: Sequence[str | Path] | None = None) -> list[dict[str, Any]]
     A row: name (its folder's), modality, task, base, kernel, targets, trained (by vlgen: its contract counts steps),
     licence, size_mib, card, folder, and refused: "", or why it cannot be used, and then the rest is empty.
     """
-    places = [Path("adapters"), beside("adapters")] if folders is None else [Path(folder) for folder in folders]
-    rows: dict[Path, dict[str, Any]] = {}
+    return [_row(folder) for folder in _there(_shelves() if folders is None else [Path(folder) for folder in folders])]
+
+
+def names() -> list[str]:
+    """The names that `--adapter NAME` finds: of the adapters in ./adapters and of those that came with vlgen."""
+    return sorted({folder.name for folder in _there(_shelves())})
+
+
+def _shelves() -> list[Path]:
+    return [Path("adapters"), beside("adapters")]
+
+
+def _there(places: Sequence[Path]) -> list[Path]:
+    """The folders with a contract in some folders, each once."""
+    found: dict[Path, Path] = {}
     for place in places:
         for contract in sorted(place.glob(f"*/{CONTRACT}")):
-            rows.setdefault(contract.parent.resolve(), _row(contract.parent))
-    return list(rows.values())
+            found.setdefault(contract.parent.resolve(), contract.parent)
+    return list(found.values())
 
 
 def _row(folder: Path) -> dict[str, Any]:

@@ -73,3 +73,10 @@ def finite(tensors: Mapping[str, Tensor], where: str) -> None:
             )
         if value.numel() and (not bool(torch.isfinite(value).all()) or float(value.abs().max()) > 1e4):
             raise ValueError(f"adapter {where}: {name!r} holds values that are not finite or above 1e4: it is damaged")
+
+
+def narrowed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in float16, half the size, if that changes none of them; otherwise as they are."""
+    half = {name: value.detach().half() for name, value in tensors.items()}
+    same = all(torch.equal(half[name].to(value.dtype), value) for name, value in tensors.items())
+    return half if same else dict(tensors)

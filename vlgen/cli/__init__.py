@@ -7,7 +7,19 @@ from typing import Any
 
 import typer
 
-from vlgen.cli import adapters, evaluate, images, models, samplers, train  # noqa: F401  (importing them adds their commands)
+from vlgen.cli import (  # noqa: F401  (importing them adds their commands)
+    adapters,
+    attention,
+    denoise,
+    distill,
+    evaluate,
+    images,
+    kernels,
+    models,
+    samplers,
+    scarcity,
+    train,
+)
 from vlgen.cli.app import app
 from vlgen.cli.arguments import seed_list
 

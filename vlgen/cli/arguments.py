@@ -11,6 +11,13 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="One machine-readable object on stdout, and nothing else there.")]
 
+Precision = Annotated[
+    str, typer.Option(help="float32; bf16, quicker where the machine has units for it; auto, the quicker of them.")
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Let torch.compile take minutes once, to be quicker in every step after.")
+]
+
 
 def text_of(text: str) -> str:
     """The text of an argument: itself, a file's after @, or standard input's for -."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlgen.cli.app import app
-from vlgen.cli.arguments import Json, bar, seed_list, text_of, writable
+from vlgen.cli.arguments import Compile, Json, Precision, bar, seed_list, text_of, writable
 
 if TYPE_CHECKING:
     from vlgen.backbone import Backbone
@@ -39,6 +39,8 @@ def generate(
     format: Annotated[str, typer.Option(help="png, npy or dicom.")] = "png",
     grid: Annotated[bool, typer.Option("--grid", help="A contact sheet besides.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="One image at a time: the same bits in any batch.")] = False,
+    precision: Precision = "float32",
+    compile: Compile = False,
     keep_report: Annotated[bool, typer.Option("--keep-report", help="Put the text itself into the files.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
     json_: Json = False,
@@ -55,7 +57,7 @@ def generate(
     if format not in ENDINGS:
         raise ValueError(f"unknown format {format!r}: choose one of {', '.join(ENDINGS)}")
     numbers = seed_list(seeds)
-    backbone = load(model, adapter=adapter or (), force_adapter=force_adapter)
+    backbone = load(model, adapter=adapter or (), force_adapter=force_adapter, precision=precision, compile=compile)
     settings: dict[str, Any] = {
         "steps": steps,
         "solver_name": solver,
@@ -159,6 +161,10 @@ def sheet(
     texts: Annotated[list[str], typer.Argument(help="A row each: reports, or @FILE with one a line.")],
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("out/sheet.png"),
     model: Annotated[str, typer.Option(help="mini, a folder, or a hub id from the cache.")] = "mini",
+    adapter: Annotated[list[str] | None, typer.Option(help="Folder or name, with :SCALE if not 1; repeatable.")] = None,
+    force_adapter: Annotated[
+        bool, typer.Option("--force-adapter", help="Take one whose contract is for another model; the sheet says so.")
+    ] = False,
     seeds: Annotated[str, typer.Option(help="The columns: consecutive seeds, never chosen ones.")] = "0-5",
     size: Annotated[int, typer.Option(help="Pixels a side of each picture on the sheet.")] = 128,
 ) -> None:
@@ -169,5 +175,6 @@ def sheet(
     rows = [
         line for text in texts for line in (text_of(text).splitlines() if text[:1] == "@" else [text]) if line.strip()
     ]
+    backbone = load(model, adapter=adapter or (), force_adapter=force_adapter)
     writable(out.parent)
-    print(contact(load(model), rows, seed_list(seeds), out, size=size))
+    print(contact(backbone, rows, seed_list(seeds), out, size=size))

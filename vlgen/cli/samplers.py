@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,11 +21,17 @@ Guidance = Annotated[
 
 @app.command()
 def samplers(json_: Json = False) -> None:
-    """List the solvers: what they cost, whether they draw noise, and what can be set after a colon."""
+    """List the solvers: what they cost, whether they draw noise, what can be set, and which swaps are free."""
+    from vlgen.kernels import Gaussian, PFGMpp
+    from vlgen.samplers.swaps import swaps
     from vlgen.solvers import samplers as known
 
-    rows = known()
+    rows: list[dict[str, Any]] = [dict(row) for row in known()]
+    groups = swaps(Gaussian(), PFGMpp(128))
     if json_:
+        found = {name: verdicts for names, verdicts in groups for name in names}
+        for row in rows:
+            row["swaps"] = [[*pair, verdict] for pair, verdict in found[str(row["name"])].items()]
         print(json.dumps(rows))
         return
     from rich.console import Console
@@ -41,6 +47,11 @@ def samplers(json_: Json = False) -> None:
     Console().print(table)
     print('"-" is no order in the steps alone; papers are in --json')
     print('options follow a colon: --solver "heun:churn=40"; the first needs no name: --solver ddim:0.5')
+    for names, verdicts in groups:
+        print(f"\nswaps for {', '.join(names)}:")
+        for (trained, asked), verdict in verdicts.items():
+            print(f"  weights of {trained:12s} --kernel {asked:12s} {verdict}")
+    print("another D is another kernel; an option that makes a solver draw noise puts it among those that do")
 
 
 @app.command()

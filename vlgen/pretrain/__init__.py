@@ -13,6 +13,8 @@ from vlgen.pretrain.examples import gather, rows
 from vlgen.pretrain.recipe import Recipe
 from vlgen.train.loop import Step, device, run
 
+ALL = "all"  # the folder that holds every modality
+
 __all__ = ["Recipe", "Step", "measure", "outline", "parts", "pretrain"]
 
 
@@ -59,7 +61,7 @@ def outline(recipe: Recipe, stages: Sequence[str] | None = None) -> Iterator[str
 def parts(recipe: Recipe, folder: str | Path) -> Iterator[Path]:
     """Lay out what the model has seen and what it has not: folder/MODALITY/train and /test, as `vlgen evaluate` reads.
 
-    Links to the images, and a metadata.csv with source, patient (or cluster of twins) and report. Beside them a table
+    folder/all holds every modality together: there an evaluation also asks whether the modality was obeyed. Links to the images, and a metadata.csv with source, patient (or cluster of twins) and report. Beside them a table
     folder/SOURCE.csv for each folder of images, with a column `split`: `vlgen train --table` learns from the same part.
     Raises ValueError where a folder to be written exists already.
     """
@@ -72,7 +74,8 @@ def parts(recipe: Recipe, folder: str | Path) -> Iterator[Path]:
             name = f"{source.folder.name}-{inside.replace('/', '-')}"
             line = [name, row.source, row.patient, row.text]
             tables.setdefault(source.folder.name, []).append([inside, *line[1:], part])
-            members.setdefault(source.modality, []).append((row.file.resolve(), line))
+            for group in (source.modality, ALL):
+                members.setdefault(group, []).append((row.file.resolve(), line))
         for kind, found in members.items():
             place = Path(folder) / kind / part
             if place.exists():

@@ -27,7 +27,14 @@ _OPTIONS = {
         "half": "number",
         "perceptual": "number",
     },
-    "decoder": {"crop": "whole number", "noise": "number", "perceptual": "number"},
+    "decoder": {
+        "crop": "whole number",
+        "noise": "number",
+        "perceptual": "number",
+        "sampled": "number",
+        "highest": "number",
+        "critic": "number",
+    },
     "clip": {"model*": "table", "vocabulary": "whole number", "statements": "whole number"},
     "diffusion": {
         "model*": "table",

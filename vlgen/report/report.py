@@ -11,7 +11,7 @@ from vlgen.report.lexicon import Lexicon, tokens
 from vlgen.report.mentions import mentions, merge
 from vlgen.report.phrases import compose
 from vlgen.report.sections import clean, sections, sentences
-from vlgen.report.studies import study
+from vlgen.report.studies import plain, study
 
 _NORMAL: Lexicon[bool] = Lexicon(
     (phrase, True)
@@ -92,14 +92,25 @@ class Report:
         """The sentences of every section, in the order of the text, without section headers."""
         return [sentence for _, body in self.sections for sentence in sentences(body)]
 
+    @property
+    def body(self) -> str:
+        """The part of the body that the report names: chest, brain, breast, or "" for none of these."""
+        return self._header().body
+
     def prompt(self) -> str:
         """What an encoder reads: the study and patient, the impression, then the findings.
 
-        A text without section headers is its own prompt. Indication and comparison do not describe the image.
+        A text without section headers is its own prompt; where it names its study in words of its own ("portable film",
+        "T1 post contrast"), the plain name stands before it. Indication and comparison do not describe the image.
         """
+        header = self._header()
         if not self.sections or (len(self.sections) == 1 and self.sections[0][1] == self.text):
-            return " ".join(self.text.split())
-        head = study(self._header())
+            words = " ".join(self.text.split())
+            if not header.modality or plain(words, header):
+                return words
+            lead = study(Header(header.modality, header.view, child=header.child, body=header.body))
+            return f"{lead} {words}"
+        head = study(header)
         parts = [head] if head else []
         for name in ("impression", "findings"):
             for sentence in sentences(self.section(name)):

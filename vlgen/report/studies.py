@@ -52,10 +52,17 @@ def study(header: Header) -> str:
         words.append("with contrast" if header.contrast else "without contrast")
     who = " ".join(filter(None, (f"{header.age}-year-old" if header.age is not None else "", header.sex)))
     title = " ".join(filter(None, words))
-    if header.child and not who:
-        title, who = (f"{title} of a child", "") if title else ("", "child")
+    if header.child:  # in that word: an age alone says less to a network that has seen few
+        title, who = (f"{title} of a child", who) if title else ("", who or "child")
     said = ", ".join(filter(None, (title, who)))
     return said[:1].upper() + said[1:] + "." if said else ""
+
+
+def plain(text: str, header: Header) -> bool:
+    """Whether a text names its study by one of the titles above, and a child as one: nothing to be put before it."""
+    said = text.lower()
+    titles = STUDIES.get((header.modality, header.body), ()) or STUDIES.get((header.modality, ""), ())
+    return any(name.lower() in said for name in titles) and (not header.child or "child" in said or "pediatric" in said)
 
 
 def title(rng: random.Random, header: Header, *, brief: bool = False) -> str:

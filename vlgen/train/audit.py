@@ -78,16 +78,18 @@ def _learned(found: Mapping[str, Any]) -> str:
     held, seen = found.get("held-out loss"), found.get("training loss")
     if not held or not seen:
         return "Nothing was held out, so nobody knows whether it learned or memorized."
-    noise = 2 * held.get("change_se", math.inf)
+    noise = max(2 * held.get("change_se", math.inf), SLIGHT * held["before"])
     gap = held["change"] - seen["change"]
     spread = math.hypot(held.get("change_se", math.inf), seen.get("change_se", math.inf))
-    if held["change"] > noise:
+    if held["change"] > noise and gap > 2 * spread:
         return (
             "The loss on images that it did not see rose: it memorized, so train it for fewer steps or on more images."
         )
-    if gap > 2 * spread and gap > 0.5 * abs(seen["change"]):
+    if held["change"] > noise:
+        return "The loss rose, on images that it saw as on others: it learned nothing, so lower its learning rate."
+    if gap > max(2 * spread, SLIGHT * held["before"], 0.5 * abs(seen["change"])):
         return "The loss fell mostly on images that it saw: much of what it learned, it memorized."
-    if held["change"] < -max(noise, SLIGHT * held["before"]):
+    if held["change"] < -noise:
         return "The loss fell on images that it did not see: what it learned is more than these images."
     return "The loss on images that it did not see hardly changed: it learned little that the base did not know."
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vlgen import checkpoint
+from vlgen.precision import quick
 from vlgen.tensors import counter
 from vlgen.train.log import cut, write
 
@@ -69,14 +70,8 @@ class Step:
 
 
 def precision() -> str:
-    """The mixed precision that this machine computes quickly: "bf16" where it has bfloat16 units, else "no".
-
-    Without them a bfloat16 convolution on a CPU is ten times slower than float32.
-    """
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    known = torch.backends.mkldnn.is_available()  # a build without oneDNN has no such question to ask
-    return "bf16" if known and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+    """The mixed precision that this machine computes quickly: "bf16" where it has bfloat16 units, else "no"."""
+    return "bf16" if quick("cuda" if torch.cuda.is_available() else "cpu") else "no"
 
 
 def device() -> torch.device:

@@ -37,6 +37,12 @@ class Trained(nn.Module):
         told = cond if isinstance(cond, Cond) else read(backbone.text, cond)
         return backbone.denoise(z, sigma, told)
 
+    def settle(self, targets: Sequence[str]) -> None:
+        """Round the weights to float16, as a LoRA is stored, before they are measured; those of `full` stay."""
+        with torch.no_grad():
+            for parameter in () if "full" in targets else self.parameters():
+                parameter.copy_(parameter.half())
+
     def train(self, mode: bool = True) -> Trained:
         self._backbone[0].unet.train(mode)
         super().train(mode)

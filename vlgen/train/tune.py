@@ -102,6 +102,8 @@ def check(backbone: Backbone, asked: Settings, out: Path, *, processes: int = 1)
     """Raise a ValueError for what cannot be trained, before anything is read."""
     if backbone.carried:
         raise ValueError(f"{backbone.name} carries adapters already: load the model without them to train another")
+    if backbone.precision != "float32":
+        raise ValueError(f"{backbone.name} computes in {backbone.precision}: load it in float32 to train an adapter")
     if asked.size not in (None, backbone.size):
         raise ValueError(
             f"size {asked.size}: {backbone.name} makes {backbone.size} pixels, and its adapters are of that size; "
@@ -231,6 +233,7 @@ class _Lesson:
 
         def export(_: nn.Module) -> None:
             with arrangement.resting():
+                self.network.settle(given.targets)
                 save(backbone, out, name=given.name, facts=self.facts(before, mixed), fresh=given.fresh)
 
         def sheet(_: nn.Module, path: Path) -> None:
