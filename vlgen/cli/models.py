@@ -98,7 +98,8 @@ def benchmark(
         return
     if what not in ("generate", "frechet", "train-step", "path"):
         raise ValueError(
-            f"unknown benchmark {what!r}: choose generate, frechet, samplers, schedules, train-step or path"
+            f"unknown benchmark {what!r}: choose generate, frechet, samplers, schedules, train-step, path, or a "
+            "study of vlgen benchmark --help"
         )
     if what == "train-step":
         from vlgen.train import train_step_timing

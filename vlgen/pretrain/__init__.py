@@ -61,8 +61,8 @@ def outline(recipe: Recipe, stages: Sequence[str] | None = None) -> Iterator[str
 def parts(recipe: Recipe, folder: str | Path) -> Iterator[Path]:
     """Lay out what the model has seen and what it has not: folder/MODALITY/train and /test, as `vlgen evaluate` reads.
 
-    folder/all holds every modality together: there an evaluation also asks whether the modality was obeyed. Links to the
-    images, and a metadata.csv with source, patient (or cluster of twins) and report. Beside them a table
+    folder/all holds every modality together: there an evaluation also asks whether the modality was obeyed. Links to
+    the images, and a metadata.csv with source, patient (or cluster of twins) and report. Beside them a table
     folder/SOURCE.csv for each folder of images, with a column `split`: `vlgen train --table` learns from the same part.
     Raises ValueError where a folder to be written exists already.
     """
