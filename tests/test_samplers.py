@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -334,6 +336,24 @@ def test_the_search_command_keeps_what_generate_takes(folder: Path, capsys: pyte
     )
     assert json.loads(capsys.readouterr().out)["schedule"] == "searched"
     assert call(*words, "--solver", "ddpm") == 2 and "draws noise" in capsys.readouterr().err
+
+
+def test_levels_that_are_no_better_are_not_kept(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vlgen.samplers as samplers
+
+    search = samplers.search_levels
+
+    def worse(*given: object, **settings: object) -> Iterator[object]:
+        for each in search(*given, **settings):  # type: ignore[arg-type]
+            yield replace(each, miss=each.named if each.levels.steps == 2 else each.named / 2)
+
+    monkeypatch.setattr(samplers, "search_levels", worse)
+    words = ["schedule", "search", "--model", str(folder), "--solver", "euler", "--guidance", "1.7", "--fine", "5"]
+    assert call(*words, "--images", "1", "--sweeps", "0", "--steps", "2,3") == 0
+    assert "not kept" in capsys.readouterr().out
+    assert [each.steps for each in stored(folder) if each.guidance[0] == 1.7] == [3]
 
 
 def test_the_benchmark_of_samplers_prints_and_plots(

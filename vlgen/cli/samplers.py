@@ -112,7 +112,7 @@ def search(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Search the levels at which a solver comes closest to a 200-step Heun from the same noise, and keep them.
+    """Search the levels at which a solver comes closest to a 200-step Heun from the same noise; the better are kept.
 
     `vlgen generate` takes them where model, solver, kernel, guidance and steps are these.
     """
@@ -127,7 +127,8 @@ def search(
         raise ValueError("these adapters have no folder in common to keep levels in: name a file with --out")
     writable(folder)
     say = (lambda _: None) if json_ else print
-    found = []
+    found: list[Any] = []
+    file: Path | None = None
     for each in search_levels(
         backbone,
         counts,
@@ -140,16 +141,18 @@ def search(
         seed=seed,
     ):
         found.append(each)
-        file = shelve(backbone, found, out)  # at once, so that Ctrl-C keeps what is done
+        better = each.miss < each.named
+        if better:
+            file = shelve(backbone, [each], out)  # at once, so that Ctrl-C keeps what is done
         levels = " ".join(f"{sigma:.3g}" for sigma in each.levels.sigmas)
         say(
             f"{each.levels.steps} steps of {each.levels.solver}: distance {each.miss:.4f}, by {each.schedule} "
-            f"{each.named:.4f} ({each.miss / each.named:.2f}): {levels}"
+            f"{each.named:.4f} ({each.miss / each.named:.2f}): {levels}{'' if better else ', not kept: no better'}"
         )
     if json_:
         rows = [dict(each.levels.made) | {"steps": each.levels.steps, "sigmas": each.levels.sigmas} for each in found]
-        print(json.dumps({"file": str(file), "schedules": rows}))
-    else:
+        print(json.dumps({"file": str(file) if file else None, "schedules": rows}))
+    elif file:
         print(file)
 
 
