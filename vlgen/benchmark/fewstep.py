@@ -15,9 +15,8 @@ from torch import Tensor
 
 from vlgen.adapter import distilled
 from vlgen.backbone import Backbone, load
+from vlgen.benchmark.halves import halves_of
 from vlgen.dataset import texts
-from vlgen.evaluate.collection import gather
-from vlgen.evaluate.fidelity import halved
 from vlgen.features import Extractor, extractor
 from vlgen.files import compact, store
 from vlgen.generate import denoiser, illustrate
@@ -26,7 +25,6 @@ from vlgen.plan import plan
 from vlgen.tensors import counter
 
 MANY = 20  # steps of the teacher, with guidance: what the others are compared with
-LEAST = 10  # images of each half of the real ones
 DRAWS = 100  # of a bootstrap
 Interval = tuple[float, float, float]  # the figure, and its 95 % bootstrap interval
 
@@ -121,16 +119,7 @@ class FewStepStudy:
     @cached_property
     def halves(self) -> tuple[Tensor, Tensor]:
         """Features of n real images and of n others, of other patients."""
-        found = gather(self.real, [self._eye])
-        first, second = halved(found, self.seed)
-        n = min(self.count, len(first))
-        if n < LEAST:
-            raise ValueError(
-                f"{self.real} has {len(found)} images, and {self.count} of each way were asked for: give at least "
-                f"{2 * LEAST} of at least two patients, and {LEAST}"
-            )
-        x = found.features[self._eye.name]
-        return x[first[:n]], x[second[:n]]
+        return halves_of(self.real, self.count, self.seed, self._eye)
 
     @cached_property
     def texts(self) -> list[str]:

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from vlgen.backbone import Backbone, load
 from vlgen.benchmark.cells import Cell, begin, seen
+from vlgen.benchmark.halves import halves_of
 from vlgen.benchmark.rounding import round_unet
 from vlgen.dataset import texts
-from vlgen.evaluate.collection import Collection, gather
-from vlgen.evaluate.fidelity import halved
 from vlgen.features import Extractor, extractor
 from vlgen.files import compact, store
 from vlgen.metrics.distribution import bootstrap, frechet, mmd
@@ -28,7 +27,6 @@ from vlgen.tensors import counter
 BUDGETS = (5, 10, 20, 40)
 ERRORS = (-0.2, -0.1, -0.05, 0.05, 0.1, 0.2)
 BITS = (8, 6, 4)
-LEAST = 10  # images of each half of the real ones
 TOGETHER = 8  # images of a batch
 DRAWS = 100  # of a bootstrap
 Interval = tuple[float, float, float]  # the figure, and its 95 % bootstrap interval
@@ -117,16 +115,7 @@ class KernelStudy:
     @cached_property
     def halves(self) -> tuple[Tensor, Tensor]:
         """Features of n real images and of n others, of other patients."""
-        found: Collection = gather(self.real, [self._eye])
-        first, second = halved(found, self.seed)
-        n = min(self.count, len(first))
-        if n < LEAST:
-            raise ValueError(
-                f"{self.real} has {len(found)} images and {self.count} of each kernel were asked for: give at least "
-                f"{2 * LEAST} of at least two patients, and {LEAST}"
-            )
-        x = found.features[self._eye.name]
-        return x[first[:n]], x[second[:n]]
+        return halves_of(self.real, self.count, self.seed, self._eye)
 
     @cached_property
     def texts(self) -> list[str]:
