@@ -17,7 +17,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q     (B, H, N, d)  bfloat16; k and v (B, H, M, d)
 
     On a CPU scaled_dot_product_attention is no quicker in bfloat16 than in float32; matrix products are, so that this
-    takes less than half its time from some 1000 tokens on. The logits are rounded to bfloat16, so the mean key is taken
+    takes about half its time from some 1000 tokens on. The logits are rounded to bfloat16, so the mean key is taken
     off first: it adds the same to all logits of a query, which the softmax does not see, and what is left is smaller.
     Without a way back for gradients.
     """

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vlgen.precision import quick
 from vlgen.tensors import generator
 
 STEPS, BATCH, WIDTH, RATE = 300, 32, 32, 2e-3
@@ -42,7 +43,7 @@ def learn(
         rows = torch.tensor([own[int(draw * len(own))] for own, draw in zip(turns, draws, strict=True)])
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-        with torch.autocast(device.type, torch.bfloat16, enabled=_quick(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=quick(device)):
             logits = network(_centered(pictures[rows], device))
         optimizer.zero_grad()
         functional.cross_entropy(logits.float(), labels[rows].to(device)).backward()  # type: ignore[no-untyped-call]
@@ -83,11 +84,3 @@ def _network(classes: int, width: int, seed: int, device: torch.device) -> nn.Mo
 
 def _centered(pictures: Tensor, device: torch.device) -> Tensor:
     return (2 * pictures - 1).to(device, memory_format=torch.channels_last)
-
-
-def _quick(device: torch.device) -> bool:
-    """Whether bfloat16 is computed quickly: without units for it, a CPU's convolutions are ten times slower."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    known = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(known and torch.ops.mkldnn._is_mkldnn_bf16_supported())
