@@ -411,3 +411,13 @@ def test_the_clock_runs_all_steps_and_leaves_nothing(own: Path, stable: Path) ->
 
 def test_every_draw_has_words_of_its_own() -> None:
     assert len({counter(0, "draw", k) for k in range(1000)}) == 1000
+
+
+def test_patients_that_were_all_held_out_once_are_held_out_again(tmp_path: Path) -> None:
+    """Under one seed the split of a held-out part is that part: nothing is left to train on, and the reason is said."""
+    from vlgen.dataset import Row, split
+
+    rows = [Row(tmp_path / f"{k}.png", "", f"p{k}", "", {}, k) for k in range(60)]
+    held_out = split(rows, {"train": 0.9, "test": 0.1}, 0)["test"]
+    assert held_out and split(held_out, {"train": 0.9, "test": 0.1}, 0)["train"] == ()
+    assert split(held_out, {"train": 0.9, "test": 0.1}, 1)["train"] != ()

@@ -120,7 +120,10 @@ def job(backbone: Backbone, data: Dataset, settings: Settings, kind: Modality, f
     places = {id(row): k for k, row in enumerate(rows)}
     train, test = (tuple(places[id(row)] for row in parts[name]) for name in ("train", "test"))
     if not train:
-        raise ValueError(f"no row of {data.folder} is left for training: hold out fewer, or give more patients")
+        raise ValueError(
+            f"no row of {data.folder} is left for training: hold out fewer, give more patients, or another seed, as a "
+            "patient that was held out under one always is"
+        )
     settings = settings.resolved(name=out.name, images=len(train))
     texts = captions([row.text for row in rows], kind, phrasings=settings.phrasings, drop=settings.drop,
                      seed=settings.seed)  # fmt: skip
